@@ -1,0 +1,1 @@
+//! The Xen blkif wire protocol, backend side: rings, requests, responses.

@@ -1,0 +1,1 @@
+//! Executes the I/O that the dscow engine asks for.

@@ -1,0 +1,3 @@
+//! The cowback command line: dscow images offline, the daemon online.
+
+fn main() {}

@@ -1,0 +1,3 @@
+//! The cowback daemon: serves dscow images to Xen guests.
+
+fn main() {}

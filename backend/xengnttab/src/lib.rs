@@ -1,0 +1,1 @@
+//! Grant mapping over the Linux gntdev device, as RAII types.

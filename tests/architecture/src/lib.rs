@@ -1,0 +1,1 @@
+//! Checks that the crates import each other only as docs/architecture.md allows.

@@ -1,0 +1,1 @@
+//! Preloaded library that points gntdev and libxenevtchn at a simulated Xen host.

@@ -1,0 +1,1 @@
+//! Discovery of vbd devices in xenstore and the xenbus state machine.
