@@ -1,0 +1,154 @@
+//! Opening and closing: what the header says about an image in use.
+//!
+//! Before the first write the header says *in use* and by whom, with a new generation; it says *clean*,
+//! with the checksum of the bitmap, only after everything was committed. Each write of the header goes to
+//! the slot that is not current and is synced before anything that relies on it, so a torn write of it
+//! loses nothing.
+
+use super::action::{Action, Errno, Token};
+use super::{Engine, Mode, Part};
+use crate::header::{Header, State};
+
+/// Refusal of a request while the image is not open.
+const ESHUTDOWN: Errno = Errno(108);
+
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(super) enum Lifecycle {
+    /// Not opened yet.
+    #[default]
+    New,
+    /// The header is being written.
+    Opening(HeaderWrite),
+    /// Requests are served.
+    Open,
+    /// No new requests; a last commit is under way.
+    Committing { token: Token },
+    /// The header is being written.
+    Closing(HeaderWrite),
+    /// Nothing more.
+    Closed,
+}
+
+/// The header on its way to disk: written, then synced.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct HeaderWrite {
+    token: Token,
+    header: Box<Header>,
+    written: bool,
+}
+
+impl Lifecycle {
+    pub(super) fn admit(&self) -> Result<(), Errno> {
+        match self {
+            Self::Open => Ok(()),
+            _ => Err(ESHUTDOWN),
+        }
+    }
+}
+
+impl Engine {
+    /// Opens the image; ends in [`Action::Finish`] with `token`. Requests may follow then.
+    ///
+    /// # Panics
+    /// If called twice.
+    pub fn open(&mut self, token: Token) {
+        assert_eq!(self.lifecycle, Lifecycle::New, "an image is opened once");
+        match self.mode {
+            Mode::ReadOnly => {
+                self.lifecycle = Lifecycle::Open;
+                self.finish(token, Ok(()));
+            }
+            Mode::Writable { owner } => {
+                let header = Header {
+                    generation: self.header.generation + 1,
+                    ..self.next_header(State::InUse { owner })
+                };
+                self.lifecycle = Lifecycle::Opening(self.write_header(token, header));
+            }
+        }
+    }
+
+    /// Closes the image: commits, marks it clean, and ends in [`Action::Finish`] with `token`. An image
+    /// that cannot be committed stays marked as in use, and the result says why.
+    ///
+    /// # Panics
+    /// If requests are under way, or the image is not open: the caller drains first.
+    pub fn close(&mut self, token: Token) {
+        assert_eq!(self.lifecycle, Lifecycle::Open, "an open image is closed");
+        assert!(self.jobs.is_empty(), "requests are drained before closing");
+        if self.mode == Mode::ReadOnly {
+            self.lifecycle = Lifecycle::Closed;
+            self.finish(token, Ok(()));
+            return;
+        }
+        self.lifecycle = Lifecycle::Committing { token };
+        if self.commit.is_idle() {
+            self.start_commit();
+        }
+    }
+
+    /// A commit ended and no flush waits. If the image is closing, this was its last commit, unless it
+    /// began before the last bits were set.
+    pub(super) fn close_after_commit(&mut self) {
+        let Lifecycle::Committing { token } = self.lifecycle else {
+            return;
+        };
+        if let Some(errno) = self.commit.failure() {
+            self.lifecycle = Lifecycle::Closed;
+            self.finish(token, Err(errno));
+        } else if self.commit.has_uncommitted_bits() {
+            self.start_commit();
+        } else {
+            let bitmap_crc = self.bitmap.crc();
+            let header = self.next_header(State::Clean { bitmap_crc });
+            self.lifecycle = Lifecycle::Closing(self.write_header(token, header));
+        }
+    }
+
+    fn next_header(&self, state: State) -> Header {
+        Header {
+            sequence: self.header.sequence + 1,
+            state,
+            ..self.header.clone()
+        }
+    }
+
+    fn write_header(&mut self, token: Token, header: Header) -> HeaderWrite {
+        let op = self.new_op(Part::Header);
+        self.push(Action::WriteHeader {
+            op,
+            slot: self.slot.other(),
+            bytes: header.encode(),
+        });
+        HeaderWrite {
+            token,
+            header: Box::new(header),
+            written: false,
+        }
+    }
+
+    /// The header was written, or synced.
+    pub(super) fn header_step(&mut self, result: Result<(), Errno>) {
+        let (mut step, next) = match std::mem::replace(&mut self.lifecycle, Lifecycle::Closed) {
+            Lifecycle::Opening(step) => (step, Lifecycle::Open),
+            Lifecycle::Closing(step) => (step, Lifecycle::Closed),
+            other => unreachable!("no header is being written in {other:?}"),
+        };
+        if result.is_err() {
+            self.finish(step.token, result);
+        } else if step.written {
+            self.header = *step.header;
+            self.slot = self.slot.other();
+            self.lifecycle = next;
+            self.finish(step.token, Ok(()));
+        } else {
+            step.written = true;
+            let op = self.new_op(Part::Header);
+            self.push(Action::Sync { op });
+            self.lifecycle = match next {
+                Lifecycle::Open => Lifecycle::Opening(step),
+                _ => Lifecycle::Closing(step),
+            };
+        }
+    }
+}

@@ -1,0 +1,117 @@
+//! Opening and closing.
+
+use super::super::{Action, Engine, Errno, Mode, Request, Token};
+use super::driver::{Driver, OPEN, new_header};
+use crate::bitmap::Bitmap;
+use crate::header::{Slot, State};
+use crate::parents::Parents;
+use crate::units::DiskRange;
+
+const CLOSE: Token = Token(99);
+
+#[test]
+fn opening_marks_the_image_in_use_in_the_other_slot() {
+    let disk = Driver::new(65536, 4096, vec![]);
+    assert_eq!(disk.slot(), Slot::B);
+    let header = disk.engine.header();
+    assert_eq!((header.sequence, header.generation), (2, 1));
+    assert!(matches!(header.state, State::InUse { .. }));
+    let reopened = Driver::reopen(disk.files[0].clone(), vec![]);
+    assert_eq!(reopened.engine.header(), header);
+}
+
+#[test]
+fn closing_commits_and_marks_the_image_clean() {
+    let mut disk = Driver::new(65536, 4096, vec![]);
+    disk.write(1, 4096, &[5; 4096]);
+    disk.engine.close(CLOSE);
+    disk.run();
+    assert_eq!(disk.take_result(CLOSE), Some(Ok(())));
+    let mut reopened = Driver::reopen(disk.files[0].clone(), vec![]);
+    let bitmap_crc = crc32c::crc32c(&[0b10, 0]);
+    assert_eq!(reopened.engine.header().state, State::Clean { bitmap_crc });
+    assert_eq!(reopened.slot(), Slot::A);
+    reopened.engine.open(OPEN);
+    reopened.run();
+    assert_eq!(reopened.engine.header().generation, 2);
+    assert_eq!(reopened.read(4096, 4096), [5; 4096]);
+}
+
+#[test]
+fn the_clean_header_is_written_only_after_the_last_commit() {
+    let mut disk = Driver::new(65536, 4096, vec![]);
+    disk.write(1, 4096, &[5; 4096]);
+    disk.engine.close(CLOSE);
+    disk.collect();
+    for expected in ["sync", "bitmap", "sync", "header", "sync"] {
+        let kind = match &disk.waiting[..] {
+            [Action::Sync { .. }] => "sync",
+            [Action::WriteBitmap { .. }] => "bitmap",
+            [Action::WriteHeader { slot: Slot::A, .. }] => "header",
+            other => panic!("{other:?}"),
+        };
+        assert_eq!(kind, expected);
+        disk.complete(0, Ok(()));
+    }
+    assert_eq!(disk.take_result(CLOSE), Some(Ok(())));
+}
+
+#[test]
+fn closing_during_a_commit_waits_for_it_and_commits_the_rest() {
+    let mut disk = Driver::new(65536, 4096, vec![]);
+    disk.write(1, 0, &[5; 4096]);
+    disk.submit_flush(2);
+    disk.write(3, 4096, &[5; 4096]);
+    disk.engine.close(CLOSE);
+    disk.run();
+    assert_eq!(disk.take_result(CLOSE), Some(Ok(())));
+    let reopened = Driver::reopen(disk.files[0].clone(), vec![]);
+    assert_eq!(reopened.engine.allocated_blocks(), 2);
+}
+
+#[test]
+fn an_image_that_cannot_be_committed_stays_in_use() {
+    let mut disk = Driver::new(65536, 4096, vec![]);
+    disk.write(1, 0, &[5; 4096]);
+    disk.engine.close(CLOSE);
+    disk.collect();
+    disk.complete(0, Err(Errno::EIO));
+    assert_eq!(disk.take_result(CLOSE), Some(Err(Errno::EIO)));
+    assert!(disk.waiting.is_empty());
+    let reopened = Driver::reopen(disk.files[0].clone(), vec![]);
+    assert!(matches!(
+        reopened.engine.header().state,
+        State::InUse { .. }
+    ));
+}
+
+#[test]
+fn an_image_whose_header_cannot_be_written_does_not_open() {
+    for failing_step in 0..2 {
+        let mut disk = Driver::reopen(Driver::new(65536, 4096, vec![]).files.remove(0), vec![]);
+        disk.engine.open(OPEN);
+        disk.collect();
+        for _ in 0..failing_step {
+            disk.complete(0, Ok(()));
+        }
+        disk.complete(0, Err(Errno::EIO));
+        assert_eq!(disk.take_result(OPEN), Some(Err(Errno::EIO)));
+        disk.submit_read(1, 0, 512);
+        assert_eq!(disk.take_result(Token(1)), Some(Err(Errno(108))));
+    }
+}
+
+#[test]
+fn a_read_only_image_is_never_written() {
+    let header = new_header(65536, 4096);
+    let bitmap = Bitmap::empty(&header.layout);
+    let mut engine = Engine::new(header, Slot::A, bitmap, Parents::default(), Mode::ReadOnly);
+    let finish = |token: Token, result| Some(Action::Finish { token, result });
+    engine.open(OPEN);
+    assert_eq!(engine.next_action(), finish(OPEN, Ok(())));
+    engine.submit(Token(1), Request::Write(DiskRange::new(0, 512)));
+    assert_eq!(engine.next_action(), finish(Token(1), Err(Errno::EROFS)));
+    engine.close(CLOSE);
+    assert_eq!(engine.next_action(), finish(CLOSE, Ok(())));
+    assert!(engine.is_idle());
+}
