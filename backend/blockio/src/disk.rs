@@ -1,0 +1,239 @@
+//! A disk: an engine with its files, driven through an executor.
+//!
+//! One worker thread drives many disks through one executor. The key of each operation says whose it is: the
+//! upper half is the disk's number, the lower half the engine's operation.
+
+use std::sync::Arc;
+
+use dscow::engine::{Action, BounceId, Engine, Errno, Memory, OpId, Request, Token};
+use rustc_hash::FxHashMap;
+
+use crate::buffer::{AlignedBuf, Buffer};
+use crate::executor::{Executor, FileSlot, IoError, Op};
+use crate::file::BlockFile;
+
+/// Number of a disk on its worker, chosen by the caller; the upper half of its operations' keys.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct DiskNumber(pub u32);
+
+impl DiskNumber {
+    /// The disk and the engine's operation that an executor's key names.
+    pub fn of_key(key: u64) -> (Self, OpId) {
+        let disk = u32::try_from(key >> 32).expect("32 bits are left");
+        let op = usize::try_from(key & u64::from(u32::MAX)).expect("a usize has at least 32 bits");
+        (Self(disk), OpId::from_usize(op))
+    }
+
+    fn key(self, op: OpId) -> u64 {
+        let op = u32::try_from(op.as_usize()).expect("a disk has far fewer operations in flight");
+        u64::from(self.0) << 32 | u64::from(op)
+    }
+}
+
+/// A request that has ended: which, its buffer, and how it went.
+pub struct Finished {
+    /// The token it was submitted with.
+    pub token: Token,
+    /// Its buffer, not used by anybody any more; empty for requests without data.
+    pub buffer: Buffer,
+    /// How it went.
+    pub result: Result<(), Errno>,
+}
+
+/// An engine with its files.
+pub struct Disk {
+    number: DiskNumber,
+    engine: Engine,
+    /// One for each layer, the image's own first.
+    slots: Vec<FileSlot>,
+    buffers: FxHashMap<Token, Buffer>,
+    bounces: FxHashMap<BounceId, Buffer>,
+    finished: Vec<Finished>,
+}
+
+impl Disk {
+    /// The disk of an engine whose layers are in `files`, the image's own first.
+    pub fn new(
+        number: DiskNumber,
+        engine: Engine,
+        files: Vec<Arc<BlockFile>>,
+        executor: &mut dyn Executor,
+    ) -> Self {
+        Self {
+            number,
+            engine,
+            slots: files.into_iter().map(|f| executor.register(f)).collect(),
+            buffers: FxHashMap::default(),
+            bounces: FxHashMap::default(),
+            finished: Vec::new(),
+        }
+    }
+
+    /// The engine, to ask about its state.
+    pub fn engine(&self) -> &Engine {
+        &self.engine
+    }
+
+    /// Opens the image; ends in a [`Finished`] with `token`.
+    pub fn open(&mut self, executor: &mut dyn Executor, token: Token) {
+        self.engine.open(token);
+        self.drive(executor);
+    }
+
+    /// Commits and closes the image; ends in a [`Finished`] with `token`.
+    ///
+    /// # Panics
+    /// If requests are under way.
+    pub fn close(&mut self, executor: &mut dyn Executor, token: Token) {
+        self.engine.close(token);
+        self.drive(executor);
+    }
+
+    /// Takes a request; ends in a [`Finished`] with `token`, perhaps at once. The buffer is as long as the
+    /// request's range, and empty for requests without data. A token names one request at a time.
+    pub fn submit(
+        &mut self,
+        executor: &mut dyn Executor,
+        token: Token,
+        request: Request,
+        buffer: Buffer,
+    ) {
+        self.buffers.insert(token, buffer);
+        self.engine.submit(token, request);
+        self.drive(executor);
+    }
+
+    /// An operation of this disk is done.
+    pub fn complete(
+        &mut self,
+        executor: &mut dyn Executor,
+        op: OpId,
+        result: Result<(), IoError>,
+    ) {
+        if let Err(error) = &result {
+            tracing::error!("{error}");
+        }
+        self.engine
+            .complete(op, result.map_err(|error| Errno(error.errno())));
+        self.drive(executor);
+    }
+
+    /// Commits new blocks although no flush asked for it; call it about once a second.
+    pub fn commit_idle(&mut self, executor: &mut dyn Executor) {
+        self.engine.commit_idle();
+        self.drive(executor);
+    }
+
+    /// The requests that have ended since the last call.
+    pub fn take_finished(&mut self) -> Vec<Finished> {
+        std::mem::take(&mut self.finished)
+    }
+
+    /// Lets go of the files. Their locks end with the last operation in flight on them.
+    pub fn release(self, executor: &mut dyn Executor) {
+        for slot in self.slots {
+            executor.unregister(slot);
+        }
+    }
+
+    fn drive(&mut self, executor: &mut dyn Executor) {
+        while let Some(action) = self.engine.next_action() {
+            self.perform(executor, action);
+        }
+    }
+
+    fn perform(&mut self, executor: &mut dyn Executor, action: Action) {
+        let file = self.slots[0];
+        let (op, io) = match action {
+            Action::Read {
+                op,
+                layer,
+                offset,
+                memory,
+                len,
+            } => {
+                let buffer = self.slice(memory, len);
+                let (file, offset) = (self.slots[layer.0], offset.0);
+                (
+                    op,
+                    Op::Read {
+                        file,
+                        offset,
+                        buffer,
+                    },
+                )
+            }
+            Action::WriteData {
+                op,
+                offset,
+                memory,
+                len,
+            } => (op, write(file, offset.0, self.slice(memory, len))),
+            Action::WriteBitmap { op, offset, bytes } => (op, write(file, offset.0, copy(&bytes))),
+            Action::WriteHeader { op, slot, bytes } => {
+                (op, write(file, slot.offset().0, copy(&bytes[..])))
+            }
+            Action::Sync { op } => (op, Op::Sync { file }),
+            immediate => return self.perform_now(immediate),
+        };
+        executor.submit(self.number.key(op), io);
+    }
+
+    /// Performs an action that is not I/O.
+    fn perform_now(&mut self, action: Action) {
+        match action {
+            Action::FillZero { memory, len } => {
+                let buffer = self.slice(memory, len);
+                buffer.fill_zero(0, buffer.len());
+            }
+            Action::AllocBounce { bounce, len } => {
+                let buffer = AlignedBuf::zeroed(in_memory(len)).into_buffer();
+                self.bounces.insert(bounce, buffer);
+            }
+            Action::Copy { from, to, len } => {
+                let (from, to) = (self.slice(from, len), self.slice(to, len));
+                to.copy_from(0, &from, 0, in_memory(len));
+            }
+            Action::FreeBounce { bounce } => {
+                self.bounces.remove(&bounce);
+            }
+            Action::Finish { token, result } => {
+                let buffer = self.buffers.remove(&token).unwrap_or_else(Buffer::empty);
+                self.finished.push(Finished {
+                    token,
+                    buffer,
+                    result,
+                });
+            }
+            io => unreachable!("{io:?} is I/O"),
+        }
+    }
+
+    fn slice(&self, memory: Memory, len: u64) -> Buffer {
+        let (buffer, offset) = match memory {
+            Memory::Request { token, offset } => (self.buffers.get(&token), offset),
+            Memory::Bounce { bounce, offset } => (self.bounces.get(&bounce), offset),
+        };
+        buffer
+            .expect("the engine names memory between its first and last use")
+            .slice(in_memory(offset), in_memory(len))
+    }
+}
+
+fn write(file: FileSlot, offset: u64, buffer: Buffer) -> Op {
+    Op::Write {
+        file,
+        offset,
+        buffer,
+        dsync: false,
+    }
+}
+
+fn copy(bytes: &[u8]) -> Buffer {
+    AlignedBuf::from_slice(bytes).into_buffer()
+}
+
+/// A length or position in a buffer, which is held in memory.
+fn in_memory(len: u64) -> usize {
+    usize::try_from(len).expect("buffers are held in memory")
+}

@@ -1,0 +1,272 @@
+//! The life of one operation, as a state machine without I/O: which system call comes next, and what its result
+//! means. Both executors drive it, so that short transfers, interruptions and missing features are handled once.
+
+use libc::{c_int, iovec};
+
+use super::error::{Action, IoError};
+use super::files::Registered;
+use super::{FileSlot, Op};
+use crate::buffer::Buffer;
+use crate::file::{ZEROS, ZeroMethod};
+
+/// Most segments in one system call (`IOV_MAX`).
+pub(super) const SEGMENTS_MAX: usize = 1024;
+
+/// Most bytes of zeros written by one system call, so that one large discard does not hold a thread for long.
+const ZEROS_PER_STEP: u64 = 4 << 20;
+
+/// How often in a row a system call is tried again when it says that it was interrupted or should be repeated.
+const RETRIES_MAX: u32 = 1000;
+
+/// An operation under way.
+pub(super) struct Task {
+    pub(super) key: u64,
+    /// Place of the file in [`super::files::Files`].
+    pub(super) file: usize,
+    kind: Kind,
+    offset: u64,
+    len: u64,
+    /// Bytes done so far.
+    done: u64,
+    retries: u32,
+    /// How this task zeroes, once it has begun; it may give up more than the file as a whole does.
+    zero_method: Option<ZeroMethod>,
+}
+
+enum Kind {
+    Read(Buffer),
+    Write { buffer: Buffer, dsync: bool },
+    Sync,
+    Zero,
+}
+
+/// The next system call.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Step {
+    /// Read into the segments.
+    Read { offset: u64 },
+    /// Write the segments.
+    Write { offset: u64, dsync: bool },
+    /// `fdatasync`.
+    Sync,
+    /// `fallocate`.
+    Fallocate { mode: c_int, offset: u64, len: u64 },
+}
+
+/// What a result means for the task.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Outcome {
+    /// Another step is needed.
+    Continue,
+    /// The operation is done.
+    Done(Result<(), IoError>),
+}
+
+impl Op {
+    pub(super) fn file(&self) -> FileSlot {
+        match self {
+            Op::Read { file, .. }
+            | Op::Write { file, .. }
+            | Op::Sync { file }
+            | Op::ZeroRange { file, .. } => *file,
+        }
+    }
+
+    pub(super) fn action(&self) -> Action {
+        match self {
+            Op::Read { .. } => Action::Read,
+            Op::Write { .. } => Action::Write,
+            Op::Sync { .. } => Action::Sync,
+            Op::ZeroRange { .. } => Action::Zero,
+        }
+    }
+}
+
+impl Task {
+    /// Begins an operation on the file at place `file`.
+    pub(super) fn new(key: u64, file: usize, op: Op) -> Self {
+        let (kind, offset, len) = match op {
+            Op::Read { offset, buffer, .. } => {
+                let len = buffer.len() as u64;
+                (Kind::Read(buffer), offset, len)
+            }
+            Op::Write {
+                offset,
+                buffer,
+                dsync,
+                ..
+            } => {
+                let len = buffer.len() as u64;
+                (Kind::Write { buffer, dsync }, offset, len)
+            }
+            Op::Sync { .. } => (Kind::Sync, 0, 0),
+            Op::ZeroRange { offset, len, .. } => (Kind::Zero, offset, len),
+        };
+        Self {
+            key,
+            file,
+            kind,
+            offset,
+            len,
+            done: 0,
+            retries: 0,
+            zero_method: None,
+        }
+    }
+
+    /// The result if there is nothing to ask of the kernel: no bytes, or a range that no file can have. The latter
+    /// must not get there, since an offset of all ones means "the current position" to it.
+    pub(super) fn settled_at_once(&self, file: &Registered) -> Option<Result<(), IoError>> {
+        let in_reach = self
+            .offset
+            .checked_add(self.len)
+            .is_some_and(|end| i64::try_from(end).is_ok());
+        if !in_reach {
+            return Some(Err(self.error(file, libc::EINVAL)));
+        }
+        (self.len == 0 && !matches!(self.kind, Kind::Sync)).then_some(Ok(()))
+    }
+
+    /// Whether the step must not be tried without blocking first: the last try said `EAGAIN`.
+    pub(super) fn must_block(&self) -> bool {
+        self.retries > 0
+    }
+
+    /// The next system call. Its segments, at most [`SEGMENTS_MAX`], are left in `segments`; they point into memory
+    /// that the task keeps alive (or that is static), so the task must outlive the call.
+    pub(super) fn step(&mut self, file: &Registered, segments: &mut Vec<iovec>) -> Step {
+        segments.clear();
+        let offset = self.offset + self.done;
+        match &self.kind {
+            Kind::Read(buffer) => {
+                push_rest(segments, buffer, self.done);
+                Step::Read { offset }
+            }
+            Kind::Write { buffer, dsync } => {
+                push_rest(segments, buffer, self.done);
+                Step::Write {
+                    offset,
+                    dsync: *dsync,
+                }
+            }
+            Kind::Sync => Step::Sync,
+            Kind::Zero => {
+                let method = *self.zero_method.get_or_insert(file.zero_method);
+                let len = self.len - self.done;
+                match method.fallocate_mode() {
+                    Some(mode) => Step::Fallocate { mode, offset, len },
+                    None => {
+                        push_zeros(segments, len.min(ZEROS_PER_STEP));
+                        Step::Write {
+                            offset,
+                            dsync: false,
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    /// Takes the result of the step: a count of bytes, or a negative errno.
+    pub(super) fn advance(&mut self, file: &mut Registered, result: i32) -> Outcome {
+        match u64::try_from(result) {
+            Ok(count) => {
+                self.retries = 0;
+                self.advance_by(file, count)
+            }
+            Err(_) => self.advance_after_error(file, result.saturating_neg()),
+        }
+    }
+
+    fn advance_by(&mut self, file: &Registered, count: u64) -> Outcome {
+        let by_fallocate = self
+            .zero_method
+            .is_some_and(|method| method.fallocate_mode().is_some());
+        if by_fallocate || matches!(self.kind, Kind::Sync) {
+            return Outcome::Done(Ok(()));
+        }
+        self.done = self.len.min(self.done + count);
+        if self.done == self.len {
+            return Outcome::Done(Ok(()));
+        }
+        match &self.kind {
+            Kind::Read(buffer) if count == 0 || ends_inside_a_block(file, self.done) => {
+                let done = usize::try_from(self.done).expect("progress is inside a buffer");
+                buffer.fill_zero(done, buffer.len() - done);
+                Outcome::Done(Ok(()))
+            }
+            // A write of nothing that is not an error would be tried for ever.
+            Kind::Write { .. } | Kind::Zero if count == 0 => {
+                Outcome::Done(Err(self.error(file, libc::EIO)))
+            }
+            _ => Outcome::Continue,
+        }
+    }
+
+    fn advance_after_error(&mut self, file: &mut Registered, errno: i32) -> Outcome {
+        if matches!(errno, libc::EINTR | libc::EAGAIN) && self.retries < RETRIES_MAX {
+            self.retries += 1;
+            return Outcome::Continue;
+        }
+        if let Some(next) = self.zero_method.and_then(|method| method.next_after(errno)) {
+            self.zero_method = Some(next);
+            // EINVAL is about this range (it is not aligned to the device's blocks), the others about the file.
+            if errno != libc::EINVAL {
+                file.zero_method = file.zero_method.max(next);
+            }
+            return Outcome::Continue;
+        }
+        Outcome::Done(Err(self.error(file, errno)))
+    }
+
+    fn error(&self, file: &Registered, errno: i32) -> IoError {
+        IoError::failed(
+            self.action(),
+            file.file.path(),
+            self.offset,
+            self.len,
+            errno,
+        )
+    }
+
+    fn action(&self) -> Action {
+        match self.kind {
+            Kind::Read(_) => Action::Read,
+            Kind::Write { .. } => Action::Write,
+            Kind::Sync => Action::Sync,
+            Kind::Zero => Action::Zero,
+        }
+    }
+}
+
+/// A direct read that stops where no further direct read could start has met the end of the file.
+fn ends_inside_a_block(file: &Registered, done: u64) -> bool {
+    file.file
+        .dio_alignment()
+        .is_some_and(|alignment| !done.is_multiple_of(u64::from(alignment.offset)))
+}
+
+fn push_rest(segments: &mut Vec<iovec>, buffer: &Buffer, done: u64) {
+    let done = usize::try_from(done).expect("progress is inside a buffer");
+    for piece in buffer.pieces(done, buffer.len() - done).take(SEGMENTS_MAX) {
+        segments.push(iovec {
+            iov_base: piece.address.as_ptr().cast(),
+            iov_len: piece.len,
+        });
+    }
+}
+
+fn push_zeros(segments: &mut Vec<iovec>, len: u64) {
+    let mut left = usize::try_from(len).expect("a step is a few megabytes at most");
+    while left > 0 {
+        let now = left.min(ZEROS.0.len());
+        segments.push(iovec {
+            iov_base: ZEROS.0.as_ptr().cast_mut().cast(),
+            iov_len: now,
+        });
+        left -= now;
+    }
+}
+
+#[cfg(test)]
+mod tests;

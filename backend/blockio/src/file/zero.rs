@@ -1,0 +1,54 @@
+//! How ranges are made to read as zeros, best method first.
+
+use libc::c_int;
+
+use super::{BlockFile, FileKind};
+
+/// Zeros to write where nothing better works.
+#[repr(align(4096))]
+pub(crate) struct Zeros(pub(crate) [u8; 64 * 1024]);
+
+pub(crate) static ZEROS: Zeros = Zeros([0; 64 * 1024]);
+
+/// A way to make a range read as zeros. In the order in which they are tried.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum ZeroMethod {
+    /// Give the storage back: a hole in a file, a discard that zeroes on a device.
+    PunchHole,
+    /// Let the file system or the device zero it: unwritten extents, or write-zeroes.
+    ZeroRange,
+    /// Write zeros.
+    Write,
+}
+
+impl ZeroMethod {
+    /// What to try first.
+    pub(crate) fn best_for(file: &BlockFile) -> Self {
+        match file.kind() {
+            // Both kinds know both calls; a device that cannot discard with zeroes refuses the first.
+            FileKind::Regular | FileKind::BlockDevice => Self::PunchHole,
+        }
+    }
+
+    /// The mode for `fallocate`; `None` if zeros are to be written.
+    pub(crate) fn fallocate_mode(self) -> Option<c_int> {
+        match self {
+            Self::PunchHole => Some(libc::FALLOC_FL_PUNCH_HOLE | libc::FALLOC_FL_KEEP_SIZE),
+            Self::ZeroRange => Some(libc::FALLOC_FL_ZERO_RANGE | libc::FALLOC_FL_KEEP_SIZE),
+            Self::Write => None,
+        }
+    }
+
+    /// What to try after this method failed with `errno`; `None` if the failure is not about the method.
+    pub(crate) fn next_after(self, errno: i32) -> Option<Self> {
+        let not_supported = matches!(
+            errno,
+            libc::EOPNOTSUPP | libc::ENOSYS | libc::ENODEV | libc::EINVAL
+        );
+        match self {
+            Self::PunchHole if not_supported => Some(Self::ZeroRange),
+            Self::ZeroRange if not_supported => Some(Self::Write),
+            _ => None,
+        }
+    }
+}

@@ -1,0 +1,156 @@
+//! The images below an overlay: opened, locked against writers, and compared with what was recorded.
+
+use std::collections::HashSet;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use dscow::header::Header;
+use dscow::parent::Parent;
+
+use super::CHAIN_DEPTH_MAX;
+use super::error::{ImageError, ParentChange};
+use super::open::{ImageAccess, Layer, Overlay, size_of_file};
+use super::parent::{fingerprint, modified};
+use crate::file::{Access, BlockFile, Caching};
+use crate::lock;
+
+/// Opens the parents of `top`, nearest first.
+pub(super) fn open_parents(top: &Overlay) -> Result<Vec<Layer>, ImageError> {
+    let mut layers = Vec::new();
+    let mut seen = HashSet::from([top.file.identity()]);
+    let mut child = top.path();
+    let mut parent = top.header.parent.clone();
+    while let Some(recorded) = parent {
+        if layers.len() + 1 == CHAIN_DEPTH_MAX {
+            return Err(ImageError::TooDeep(recorded.path().to_owned()));
+        }
+        let path = resolve(&child, recorded.path());
+        let layer = open_parent(&child, &path, &recorded)?;
+        let (file, next) = match &layer {
+            Layer::Raw { file, .. } => (file, None),
+            Layer::Dscow { file, header, .. } => (file, header.parent.clone()),
+        };
+        if !seen.insert(file.identity()) {
+            return Err(ImageError::Cycle(path));
+        }
+        layers.push(layer);
+        child = path;
+        parent = next;
+    }
+    Ok(layers)
+}
+
+/// A parent's path as recorded is relative to the folder of the image that records it.
+pub(super) fn resolve(child: &Path, parent: &Path) -> PathBuf {
+    child
+        .parent()
+        .map_or_else(|| parent.to_owned(), |folder| folder.join(parent))
+}
+
+fn open_parent(child: &Path, path: &Path, recorded: &Parent) -> Result<Layer, ImageError> {
+    let within = |cause: ImageError| ImageError::Parent {
+        path: child.to_owned(),
+        cause: Box::new(cause),
+    };
+    let changed = |change: ParentChange| ImageError::ParentChanged {
+        path: child.to_owned(),
+        parent: path.to_owned(),
+        change,
+    };
+    match recorded {
+        Parent::Raw { .. } => {
+            let (layer, change) = open_raw(path, recorded).map_err(within)?;
+            change.map_or(Ok(layer), |change| Err(changed(change)))
+        }
+        Parent::Dscow { .. } => {
+            let overlay = Overlay::open(path, ImageAccess::ReadOnly);
+            let overlay = overlay.map_err(|error| match error {
+                ImageError::NotAnImage(_) => changed(ParentChange::Format {
+                    found: "raw",
+                    recorded: "dscow",
+                }),
+                other => within(other),
+            })?;
+            compare_dscow(recorded, &overlay.header).map_err(changed)?;
+            Ok(Layer::Dscow {
+                file: overlay.file,
+                header: Box::new(overlay.header),
+                bitmap: overlay.bitmap,
+            })
+        }
+    }
+}
+
+/// Opens a raw base, and tells in what it differs from what was recorded.
+fn open_raw(path: &Path, recorded: &Parent) -> Result<(Layer, Option<ParentChange>), ImageError> {
+    let file = BlockFile::open(path, Access::ReadOnly, Caching::Buffered)?;
+    lock::lock_raw_base(&file)?;
+    let size = size_of_file(&file)?;
+    let change = compare_raw(&file, size, recorded)?;
+    let file = Arc::new(file);
+    Ok((Layer::Raw { file, size }, change))
+}
+
+fn compare_raw(
+    file: &BlockFile,
+    found_size: u64,
+    recorded: &Parent,
+) -> Result<Option<ParentChange>, ImageError> {
+    let Parent::Raw {
+        size,
+        fingerprint: recorded_fingerprint,
+        modified: recorded_modified,
+        ..
+    } = recorded
+    else {
+        return Ok(None);
+    };
+    if found_size != *size {
+        return Ok(Some(ParentChange::Size {
+            found: found_size,
+            recorded: *size,
+        }));
+    }
+    if fingerprint(file, found_size)? != *recorded_fingerprint {
+        return Ok(Some(ParentChange::Fingerprint));
+    }
+    let found = modified(file)?;
+    match (found, *recorded_modified) {
+        (Some(found), Some(recorded)) if found != recorded => Ok(Some(ParentChange::Modified {
+            found: super::parent::describe_time(found),
+            recorded: super::parent::describe_time(recorded),
+        })),
+        _ => Ok(None),
+    }
+}
+
+fn compare_dscow(recorded: &Parent, found: &Header) -> Result<(), ParentChange> {
+    let Parent::Dscow {
+        size,
+        uuid,
+        generation,
+        ..
+    } = recorded
+    else {
+        return Ok(());
+    };
+    if found.uuid != *uuid {
+        return Err(ParentChange::Uuid {
+            found: found.uuid,
+            recorded: *uuid,
+        });
+    }
+    if found.generation != *generation {
+        return Err(ParentChange::Generation {
+            found: found.generation,
+            recorded: *generation,
+        });
+    }
+    if found.layout.virtual_size() != *size {
+        return Err(ParentChange::Size {
+            found: found.layout.virtual_size(),
+            recorded: *size,
+        });
+    }
+    Ok(())
+}

@@ -1,0 +1,188 @@
+//! Why an image cannot be used. Each message is one sentence that names the file and the cause.
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+use dscow::header::NoHeader;
+use dscow::layout::LayoutError;
+use thiserror::Error;
+
+use crate::file::{CreateError, OpenError};
+use crate::lock::LockError;
+
+/// Why an image cannot be used.
+#[derive(Debug, Error)]
+pub enum ImageError {
+    /// The file cannot be opened.
+    #[error(transparent)]
+    Open(#[from] OpenError),
+    /// The file cannot be created.
+    #[error(transparent)]
+    Create(#[from] CreateError),
+    /// Somebody else has it open in a way that excludes this one.
+    #[error(transparent)]
+    Locked(#[from] LockError),
+    /// It has no dscow signature.
+    #[error("{}: is not a dscow image", .0.display())]
+    NotAnImage(PathBuf),
+    /// It has a signature, but no valid header.
+    #[error("{}: has a corrupt header ({cause})", path.display())]
+    CorruptHeader {
+        /// The image.
+        path: PathBuf,
+        /// What is wrong with each slot.
+        cause: NoHeader,
+    },
+    /// It is shorter than its header says.
+    #[error("{}: is truncated: {len} bytes long, but its header asks for {needed}", path.display())]
+    Truncated {
+        /// The image.
+        path: PathBuf,
+        /// Its length in bytes.
+        len: u64,
+        /// The least length in bytes.
+        needed: u64,
+    },
+    /// The bitmap is not what was written when the image was closed.
+    #[error("{}: has a corrupt bitmap: its checksum is {found:#010x}, expected {expected:#010x}", path.display())]
+    BitmapChecksum {
+        /// The image.
+        path: PathBuf,
+        /// What the bitmap sums up to.
+        found: u32,
+        /// What the header says.
+        expected: u32,
+    },
+    /// The bitmap has a bit for a block that does not exist.
+    #[error("{}: has a corrupt bitmap: it marks block {block}, but the image has {block_count} blocks", path.display())]
+    BitmapPastEnd {
+        /// The image.
+        path: PathBuf,
+        /// The block marked.
+        block: u64,
+        /// How many there are.
+        block_count: u64,
+    },
+    /// A parent cannot be used.
+    #[error("{}: cannot open its base: {cause}", path.display())]
+    Parent {
+        /// The overlay.
+        path: PathBuf,
+        /// What is wrong with the parent.
+        #[source]
+        cause: Box<ImageError>,
+    },
+    /// A parent is not what it was when the overlay was made.
+    #[error(
+        "{}: its base {} has changed since: {change}; if you know that its content is the same, \
+         record it anew with: cowback rebase --unsafe {} --base {}",
+        path.display(), parent.display(), path.display(), parent.display()
+    )]
+    ParentChanged {
+        /// The overlay.
+        path: PathBuf,
+        /// The parent.
+        parent: PathBuf,
+        /// What is different.
+        change: ParentChange,
+    },
+    /// The chain comes back to an image that it already holds.
+    #[error("{}: is its own base", .0.display())]
+    Cycle(PathBuf),
+    /// The chain is too deep.
+    #[error("{}: lies below {} other images, which is the most that is supported", .0.display(), super::CHAIN_DEPTH_MAX)]
+    TooDeep(PathBuf),
+    /// The size asked for is not possible.
+    #[error("{}: cannot be created: {cause}", path.display())]
+    Layout {
+        /// The image.
+        path: PathBuf,
+        /// What is wrong.
+        cause: LayoutError,
+    },
+    /// Neither a size nor a base was given.
+    #[error("{}: cannot be created: give a size or a base", .0.display())]
+    NoSize(PathBuf),
+    /// The base cannot be recorded in a header.
+    #[error("{}: its path is too long for an image header (at most {} bytes)", .0.display(), dscow::header::PARENT_PATH_MAX)]
+    ParentPath(PathBuf),
+    /// The size of a raw base is not in whole sectors.
+    #[error("{}: its size of {size} bytes is not a multiple of 512", path.display())]
+    ParentSize {
+        /// The base.
+        path: PathBuf,
+        /// Its size in bytes.
+        size: u64,
+    },
+    /// Reading or writing failed.
+    #[error("{}: cannot {action}: {cause}", path.display())]
+    Io {
+        /// The file.
+        path: PathBuf,
+        /// What was attempted.
+        action: &'static str,
+        /// The kernel's reason.
+        #[source]
+        cause: io::Error,
+    },
+}
+
+/// In what a parent differs from what the overlay recorded.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+pub enum ParentChange {
+    /// Its size.
+    #[error("its size is {found} bytes, was {recorded}")]
+    Size {
+        /// Now, in bytes.
+        found: u64,
+        /// When the overlay was made.
+        recorded: u64,
+    },
+    /// Its time of modification.
+    #[error("it was modified on {found}, after {recorded}")]
+    Modified {
+        /// Now.
+        found: String,
+        /// When the overlay was made.
+        recorded: String,
+    },
+    /// Its content.
+    #[error("its content is different")]
+    Fingerprint,
+    /// It was a raw file, or is one now.
+    #[error("it is {found}, was {recorded}")]
+    Format {
+        /// Now.
+        found: &'static str,
+        /// When the overlay was made.
+        recorded: &'static str,
+    },
+    /// It is another dscow image.
+    #[error("it is another image, with UUID {found} instead of {recorded}")]
+    Uuid {
+        /// Now.
+        found: uuid::Uuid,
+        /// When the overlay was made.
+        recorded: uuid::Uuid,
+    },
+    /// It was opened for writing.
+    #[error("it was opened for writing (generation {found}, was {recorded})")]
+    Generation {
+        /// Now.
+        found: u64,
+        /// When the overlay was made.
+        recorded: u64,
+    },
+}
+
+impl ImageError {
+    /// Turns an error of the kernel into one that says what was attempted on which file.
+    pub(super) fn io(path: &Path, action: &'static str) -> impl FnOnce(io::Error) -> Self {
+        let path = path.to_owned();
+        move |cause| Self::Io {
+            path,
+            action,
+            cause,
+        }
+    }
+}

@@ -1,0 +1,22 @@
+//! Images on disk: creating, opening with all their parents, and checking them.
+//!
+//! The format itself is `dscow`'s; here its bytes meet files and locks. All of this blocks, and belongs on
+//! control paths.
+
+mod check;
+mod chain;
+mod create;
+mod error;
+mod open;
+mod parent;
+#[cfg(test)]
+mod tests;
+
+pub use check::{CheckReport, Problem, check};
+pub use create::{CreateOptions, ParentFormat, create};
+pub use error::{ImageError, ParentChange};
+pub use open::{Image, ImageAccess, Layer};
+pub use parent::{identify_parent, record_parent};
+
+/// Most images in a chain, the overlay included.
+pub const CHAIN_DEPTH_MAX: usize = 64;

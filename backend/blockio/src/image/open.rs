@@ -1,0 +1,278 @@
+//! Opening an image with all its parents.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use dscow::bitmap::Bitmap;
+use dscow::engine::{Engine, Mode};
+use dscow::header::{self, Header, HeaderError, Slot, SlotBytes, State};
+use dscow::layout::{HEADER_SLOT_SIZE, Layout};
+use dscow::parents::{ParentLayer, Parents};
+use uuid::Uuid;
+
+use super::chain;
+use super::error::ImageError;
+use crate::file::{Access, BlockFile, Caching};
+use crate::lock;
+
+/// What an image is opened for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ImageAccess {
+    /// Reading; others may read too.
+    ReadOnly,
+    /// Writing, alone, past the page cache where possible.
+    Writable,
+}
+
+/// An image opened with all its parents, locked, and checked; ready for an engine.
+pub struct Image {
+    /// The image itself.
+    pub(super) top: Overlay,
+    /// Its parents, nearest first.
+    pub(super) below: Vec<Layer>,
+    access: ImageAccess,
+}
+
+/// A dscow file: its header and its bitmap, both checked.
+pub(super) struct Overlay {
+    pub(super) file: Arc<BlockFile>,
+    pub(super) header: Header,
+    pub(super) slot: Slot,
+    pub(super) bitmap: Bitmap,
+}
+
+/// An image below another.
+pub enum Layer {
+    /// A raw file or device.
+    Raw {
+        /// The file.
+        file: Arc<BlockFile>,
+        /// Its size in bytes.
+        size: u64,
+    },
+    /// A dscow image.
+    Dscow {
+        /// The file.
+        file: Arc<BlockFile>,
+        /// Its header.
+        header: Box<Header>,
+        /// Its allocated blocks.
+        bitmap: Bitmap,
+    },
+}
+
+impl Image {
+    /// Opens the image at `path` and all its parents, and locks them.
+    ///
+    /// # Errors
+    /// Names the file that cannot be used, and why. Nothing stays open or locked then, and nothing was
+    /// written.
+    pub fn open(path: &Path, access: ImageAccess) -> Result<Self, ImageError> {
+        let top = Overlay::open(path, access)?;
+        let below = chain::open_parents(&top)?;
+        Ok(Self { top, below, access })
+    }
+
+    /// The path it was opened by.
+    pub fn path(&self) -> &Path {
+        self.top.file.path()
+    }
+
+    /// The current header.
+    pub fn header(&self) -> &Header {
+        &self.top.header
+    }
+
+    /// The allocated blocks.
+    pub fn bitmap(&self) -> &Bitmap {
+        &self.top.bitmap
+    }
+
+    /// The image's own file.
+    pub fn file(&self) -> &BlockFile {
+        &self.top.file
+    }
+
+    /// The images below, nearest first.
+    pub fn below(&self) -> &[Layer] {
+        &self.below
+    }
+
+    /// The engine for the image, not opened yet, and the files of its layers: the image's own first, then
+    /// its parents, as [`dscow::parents::LayerIndex`] counts.
+    pub fn into_engine(self) -> (Engine, Vec<Arc<BlockFile>>) {
+        let mode = match self.access {
+            ImageAccess::ReadOnly => Mode::ReadOnly,
+            ImageAccess::Writable => Mode::Writable {
+                owner: Uuid::new_v4(),
+            },
+        };
+        let mut files = vec![self.top.file];
+        let mut layers = Vec::new();
+        for layer in self.below {
+            let (file, layer) = layer.into_parts();
+            files.push(file);
+            layers.push(layer);
+        }
+        let Overlay {
+            header,
+            slot,
+            bitmap,
+            ..
+        } = self.top;
+        let engine = Engine::new(header, slot, bitmap, Parents::new(layers), mode);
+        (engine, files)
+    }
+}
+
+impl Layer {
+    /// The path it was opened by.
+    pub fn path(&self) -> &Path {
+        match self {
+            Self::Raw { file, .. } | Self::Dscow { file, .. } => file.path(),
+        }
+    }
+
+    fn into_parts(self) -> (Arc<BlockFile>, ParentLayer) {
+        match self {
+            Self::Raw { file, size } => (file, ParentLayer::Raw { size }),
+            Self::Dscow {
+                file,
+                header,
+                bitmap,
+            } => {
+                let layout = header.layout;
+                (file, ParentLayer::Dscow { layout, bitmap })
+            }
+        }
+    }
+}
+
+impl Overlay {
+    pub(super) fn open(path: &Path, access: ImageAccess) -> Result<Self, ImageError> {
+        let file = match access {
+            ImageAccess::ReadOnly => {
+                let file = BlockFile::open(path, Access::ReadOnly, Caching::Buffered)?;
+                lock::lock_shared(&file)?;
+                file
+            }
+            ImageAccess::Writable => {
+                let file = BlockFile::open(path, Access::ReadWrite, Caching::DIRECT)?;
+                lock::lock_exclusive(&file)?;
+                file
+            }
+        };
+        let (header, slot) = read_header(&file)?;
+        check_length(&file, &header.layout)?;
+        let bitmap = load_bitmap(&file, &header)?;
+        Ok(Self {
+            file: Arc::new(file),
+            header,
+            slot,
+            bitmap,
+        })
+    }
+
+    pub(super) fn path(&self) -> PathBuf {
+        self.file.path().to_owned()
+    }
+}
+
+/// Reads the current header of an open file.
+pub(super) fn read_header(file: &BlockFile) -> Result<(Header, Slot), ImageError> {
+    let size = size_of_file(file)?;
+    if size < 2 * HEADER_SLOT_SIZE {
+        return Err(ImageError::NotAnImage(file.path().to_owned()));
+    }
+    let a = read_slot(file, Slot::A)?;
+    let b = read_slot(file, Slot::B)?;
+    header::select(&a, &b).map_err(|cause| match cause {
+        // An image always has its signature in slot A; without it, this was never one.
+        header::NoHeader {
+            a: HeaderError::Magic,
+            b: HeaderError::Magic,
+        } => ImageError::NotAnImage(file.path().to_owned()),
+        cause => ImageError::CorruptHeader {
+            path: file.path().to_owned(),
+            cause,
+        },
+    })
+}
+
+fn read_slot(file: &BlockFile, slot: Slot) -> Result<Box<SlotBytes>, ImageError> {
+    let mut bytes = Box::new([0; dscow::layout::HEADER_SLOT_BYTES]);
+    file.read_exact_at(&mut bytes[..], slot.offset().0)
+        .map_err(ImageError::io(file.path(), "read its header"))?;
+    Ok(bytes)
+}
+
+pub(super) fn size_of_file(file: &BlockFile) -> Result<u64, ImageError> {
+    file.size()
+        .map_err(ImageError::io(file.path(), "find out its size"))
+}
+
+fn check_length(file: &BlockFile, layout: &Layout) -> Result<(), ImageError> {
+    let len = size_of_file(file)?;
+    let needed = layout.file_len();
+    if len < needed {
+        return Err(ImageError::Truncated {
+            path: file.path().to_owned(),
+            len,
+            needed,
+        });
+    }
+    Ok(())
+}
+
+/// Reads the bitmap, without touching its holes, and checks it.
+fn load_bitmap(file: &BlockFile, header: &Header) -> Result<Bitmap, ImageError> {
+    let layout = &header.layout;
+    let mut bitmap = Bitmap::empty(layout);
+    let start = layout.bitmap_offset().0;
+    let end = start + layout.bitmap_used_len();
+    let fail = || ImageError::io(file.path(), "read its bitmap");
+    for extent in file.extents().map_err(fail())? {
+        let extent = extent.map_err(fail())?;
+        let from = extent.offset.max(start);
+        let to = (extent.offset + extent.len).min(end);
+        if from < to {
+            let bytes = bitmap.bytes_mut();
+            file.read_exact_at(&mut bytes[index(from - start)..index(to - start)], from)
+                .map_err(fail())?;
+        }
+        if extent.offset >= end {
+            break;
+        }
+    }
+    verify_bitmap(file.path(), header, &bitmap)?;
+    Ok(bitmap)
+}
+
+fn verify_bitmap(path: &Path, header: &Header, bitmap: &Bitmap) -> Result<(), ImageError> {
+    if let Some(block) = bitmap.bit_past_end() {
+        return Err(ImageError::BitmapPastEnd {
+            path: path.to_owned(),
+            block,
+            block_count: bitmap.block_count(),
+        });
+    }
+    if let State::Clean {
+        bitmap_crc: expected,
+    } = header.state
+    {
+        let found = bitmap.crc();
+        if found != expected {
+            return Err(ImageError::BitmapChecksum {
+                path: path.to_owned(),
+                found,
+                expected,
+            });
+        }
+    }
+    Ok(())
+}
+
+/// A position in a bitmap, which is held in memory.
+fn index(position: u64) -> usize {
+    usize::try_from(position).expect("bitmaps are held in memory on 64-bit hosts")
+}

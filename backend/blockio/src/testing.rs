@@ -1,0 +1,87 @@
+//! What the tests of several modules need.
+
+use std::cell::UnsafeCell;
+use std::path::PathBuf;
+use std::ptr::NonNull;
+use std::rc::Rc;
+
+use tempfile::TempDir;
+
+use crate::buffer::IoMemory;
+
+/// A temporary directory on each kind of file system that this machine has: on disk, and in memory.
+pub(crate) fn directories() -> Vec<TempDir> {
+    let mut places = vec![std::env::temp_dir()];
+    let memory = PathBuf::from("/dev/shm");
+    if memory.is_dir() {
+        places.push(memory);
+    }
+    places
+        .into_iter()
+        .map(|place| tempfile::tempdir_in(place).expect("a temporary directory"))
+        .collect()
+}
+
+/// Bytes that differ from place to place, so that a piece in the wrong place shows.
+pub(crate) fn pattern(len: usize, seed: u8) -> Vec<u8> {
+    let cycle = (0..=250).cycle().map(|byte: u8| byte ^ seed);
+    cycle.take(len).collect()
+}
+
+/// Memory in scattered segments: gaps between them, of bytes that nobody may touch.
+pub(crate) struct Scattered {
+    memory: UnsafeCell<Vec<u8>>,
+    /// Offset and length of each segment in `memory`.
+    segments: Vec<(usize, usize)>,
+}
+
+impl Scattered {
+    /// What the gaps are filled with.
+    const GAP: u8 = 0xee;
+
+    /// Segments of these lengths, `gap` bytes apart, filled with `contents` in their order.
+    pub(crate) fn new(lengths: &[usize], gap: usize, contents: &[u8]) -> Rc<Self> {
+        let mut memory = vec![Self::GAP; gap];
+        let mut segments = Vec::new();
+        let mut rest = contents;
+        for &len in lengths {
+            segments.push((memory.len(), len));
+            let (now, later) = rest.split_at(len);
+            memory.extend_from_slice(now);
+            memory.extend(vec![Self::GAP; gap]);
+            rest = later;
+        }
+        Rc::new(Self {
+            memory: UnsafeCell::new(memory),
+            segments,
+        })
+    }
+
+    /// Whether no byte outside of the segments has changed.
+    pub(crate) fn gaps_are_intact(&self) -> bool {
+        // SAFETY: the tests that ask have no operation in flight on this memory, and buffers hold no references.
+        let memory = unsafe { &*self.memory.get() };
+        let inside = |place: usize| {
+            self.segments
+                .iter()
+                .any(|&(start, len)| (start..start + len).contains(&place))
+        };
+        memory
+            .iter()
+            .enumerate()
+            .all(|(place, &byte)| inside(place) || byte == Self::GAP)
+    }
+}
+
+// SAFETY: the vector is never resized, so its memory stays in place until the drop; it is initialised; and the only
+// reference to it is the short one in `gaps_are_intact`.
+unsafe impl IoMemory for Scattered {
+    fn for_each_segment(&self, visit: &mut dyn FnMut(NonNull<u8>, usize)) {
+        // SAFETY: no other reference to the vector exists during this call.
+        let start = unsafe { (*self.memory.get()).as_mut_ptr() };
+        for &(offset, len) in &self.segments {
+            let address = start.wrapping_add(offset);
+            visit(NonNull::new(address).expect("inside a vector"), len);
+        }
+    }
+}
