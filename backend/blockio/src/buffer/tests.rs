@@ -113,7 +113,7 @@ fn a_concatenation_shares_all_parts_and_keeps_their_owners() {
 
 #[test]
 fn the_owner_lives_as_long_as_the_last_slice() {
-    struct Observed(AlignedBuf, Rc<()>);
+    struct Observed(AlignedBuf, #[expect(dead_code, reason = "counted")] Rc<()>);
     // SAFETY: the allocation lives and stays until the drop, and no reference to its bytes is made.
     unsafe impl IoMemory for Observed {
         fn for_each_segment(&self, visit: &mut dyn FnMut(NonNull<u8>, usize)) {

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use slab::Slab;
 
-use crate::file::{BlockFile, ZeroMethod};
+use crate::file::BlockFile;
 
 /// Names a file registered with one executor. Not to be used with another.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -15,10 +15,8 @@ pub struct FileSlot {
 }
 
 /// A registered file.
-pub(super) struct Registered {
-    pub(super) file: Arc<BlockFile>,
-    /// What is known to work for zeroing ranges of this file; moves down as methods turn out to be unsupported.
-    pub(super) zero_method: ZeroMethod,
+struct Registered {
+    file: Arc<BlockFile>,
     registration: u64,
     /// Tasks that have begun and not finished.
     users: usize,
@@ -37,10 +35,8 @@ impl Files {
     pub(super) fn insert(&mut self, file: Arc<BlockFile>) -> FileSlot {
         self.registrations += 1;
         let registration = self.registrations;
-        let zero_method = ZeroMethod::best_for(&file);
         let entry = Registered {
             file,
-            zero_method,
             registration,
             users: 0,
             leaving: false,
@@ -51,7 +47,7 @@ impl Files {
         }
     }
 
-    /// Begins a use of the file: returns its place, for [`Files::get_mut`] and [`Files::end_use`].
+    /// Begins a use of the file: returns its place, for [`Files::get`] and [`Files::end_use`].
     pub(super) fn begin_use(&mut self, slot: FileSlot) -> Option<usize> {
         let entry = self.entries.get_mut(slot.index)?;
         if entry.registration != slot.registration || entry.leaving {
@@ -86,8 +82,8 @@ impl Files {
     }
 
     /// A file in use.
-    pub(super) fn get_mut(&mut self, index: usize) -> &mut Registered {
-        &mut self.entries[index]
+    pub(super) fn get(&self, index: usize) -> &BlockFile {
+        &self.entries[index].file
     }
 }
 

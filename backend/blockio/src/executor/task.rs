@@ -4,10 +4,9 @@
 use libc::{c_int, iovec};
 
 use super::error::{Action, IoError};
-use super::files::Registered;
 use super::{FileSlot, Op};
 use crate::buffer::Buffer;
-use crate::file::{ZEROS, ZeroMethod};
+use crate::file::{BlockFile, ZEROS, ZeroMethod};
 
 /// Most segments in one system call (`IOV_MAX`).
 pub(super) const SEGMENTS_MAX: usize = 1024;
@@ -116,7 +115,7 @@ impl Task {
 
     /// The result if there is nothing to ask of the kernel: no bytes, or a range that no file can have. The latter
     /// must not get there, since an offset of all ones means "the current position" to it.
-    pub(super) fn settled_at_once(&self, file: &Registered) -> Option<Result<(), IoError>> {
+    pub(super) fn settled_at_once(&self, file: &BlockFile) -> Option<Result<(), IoError>> {
         let in_reach = self
             .offset
             .checked_add(self.len)
@@ -134,7 +133,7 @@ impl Task {
 
     /// The next system call. Its segments, at most [`SEGMENTS_MAX`], are left in `segments`; they point into memory
     /// that the task keeps alive (or that is static), so the task must outlive the call.
-    pub(super) fn step(&mut self, file: &Registered, segments: &mut Vec<iovec>) -> Step {
+    pub(super) fn step(&mut self, file: &BlockFile, segments: &mut Vec<iovec>) -> Step {
         segments.clear();
         let offset = self.offset + self.done;
         match &self.kind {
@@ -151,7 +150,7 @@ impl Task {
             }
             Kind::Sync => Step::Sync,
             Kind::Zero => {
-                let method = *self.zero_method.get_or_insert(file.zero_method);
+                let method = *self.zero_method.get_or_insert_with(|| file.zero_method());
                 let len = self.len - self.done;
                 match method.fallocate_mode() {
                     Some(mode) => Step::Fallocate { mode, offset, len },
@@ -168,7 +167,7 @@ impl Task {
     }
 
     /// Takes the result of the step: a count of bytes, or a negative errno.
-    pub(super) fn advance(&mut self, file: &mut Registered, result: i32) -> Outcome {
+    pub(super) fn advance(&mut self, file: &BlockFile, result: i32) -> Outcome {
         match u64::try_from(result) {
             Ok(count) => {
                 self.retries = 0;
@@ -178,7 +177,7 @@ impl Task {
         }
     }
 
-    fn advance_by(&mut self, file: &Registered, count: u64) -> Outcome {
+    fn advance_by(&mut self, file: &BlockFile, count: u64) -> Outcome {
         let by_fallocate = self
             .zero_method
             .is_some_and(|method| method.fallocate_mode().is_some());
@@ -203,7 +202,7 @@ impl Task {
         }
     }
 
-    fn advance_after_error(&mut self, file: &mut Registered, errno: i32) -> Outcome {
+    fn advance_after_error(&mut self, file: &BlockFile, errno: i32) -> Outcome {
         if matches!(errno, libc::EINTR | libc::EAGAIN) && self.retries < RETRIES_MAX {
             self.retries += 1;
             return Outcome::Continue;
@@ -212,21 +211,15 @@ impl Task {
             self.zero_method = Some(next);
             // EINVAL is about this range (it is not aligned to the device's blocks), the others about the file.
             if errno != libc::EINVAL {
-                file.zero_method = file.zero_method.max(next);
+                file.give_up_zero_methods_before(next);
             }
             return Outcome::Continue;
         }
         Outcome::Done(Err(self.error(file, errno)))
     }
 
-    fn error(&self, file: &Registered, errno: i32) -> IoError {
-        IoError::failed(
-            self.action(),
-            file.file.path(),
-            self.offset,
-            self.len,
-            errno,
-        )
+    fn error(&self, file: &BlockFile, errno: i32) -> IoError {
+        IoError::failed(self.action(), file.path(), self.offset, self.len, errno)
     }
 
     fn action(&self) -> Action {
@@ -240,9 +233,8 @@ impl Task {
 }
 
 /// A direct read that stops where no further direct read could start has met the end of the file.
-fn ends_inside_a_block(file: &Registered, done: u64) -> bool {
-    file.file
-        .dio_alignment()
+fn ends_inside_a_block(file: &BlockFile, done: u64) -> bool {
+    file.dio_alignment()
         .is_some_and(|alignment| !done.is_multiple_of(u64::from(alignment.offset)))
 }
 

@@ -129,11 +129,11 @@ impl PoolExecutor {
 
     fn start(&mut self, index: usize, mut segments: Vec<iovec>) {
         let task = &mut self.tasks[index];
-        let file = self.files.get_mut(task.file);
+        let file = self.files.get(task.file);
         let step = task.step(file, &mut segments);
         let job = Job {
             task: index,
-            descriptor: file.file.as_raw_fd(),
+            descriptor: file.as_raw_fd(),
             step,
             segments,
         };
@@ -153,7 +153,7 @@ impl PoolExecutor {
         } in finished.drain(..)
         {
             let task = &mut self.tasks[index];
-            match task.advance(self.files.get_mut(task.file), result) {
+            match task.advance(self.files.get(task.file), result) {
                 Outcome::Continue => self.start(index, segments),
                 Outcome::Done(result) => {
                     let task = self.tasks.remove(index);
@@ -219,7 +219,7 @@ impl Executor for PoolExecutor {
             return;
         };
         let task = Task::new(key, file, op);
-        if let Some(result) = task.settled_at_once(self.files.get_mut(file)) {
+        if let Some(result) = task.settled_at_once(self.files.get(file)) {
             self.files.end_use(file);
             self.settled.push(Event::Done { key, result });
             return;

@@ -100,9 +100,9 @@ impl UringExecutor {
     /// Puts the task's next step into the submission queue, or parks it if there is no place.
     fn start(&mut self, index: usize) {
         let running = &mut self.tasks[index];
-        let file = self.files.get_mut(running.task.file);
+        let file = self.files.get(running.task.file);
         let step = running.task.step(file, &mut running.segments);
-        let descriptor = descriptor_of(running.task.file, &file.file, self.fixed_files);
+        let descriptor = descriptor_of(running.task.file, file, self.fixed_files);
         let mut entry = entry_for(step, descriptor, &running.segments)
             .user_data(tagged(TAG_TASK, index as u64));
         if running.task.must_block() {
@@ -210,7 +210,7 @@ impl UringExecutor {
         let running = &mut self.tasks[index];
         let outcome = running
             .task
-            .advance(self.files.get_mut(running.task.file), result);
+            .advance(self.files.get(running.task.file), result);
         match outcome {
             Outcome::Continue => self.start(index),
             Outcome::Done(result) => {
@@ -298,7 +298,7 @@ impl Executor for UringExecutor {
             return;
         };
         let task = Task::new(key, file, op);
-        if let Some(result) = task.settled_at_once(self.files.get_mut(file)) {
+        if let Some(result) = task.settled_at_once(self.files.get(file)) {
             self.end_use(file);
             self.settled.push(Event::Done { key, result });
             return;

@@ -7,7 +7,7 @@ use std::os::unix::fs::{FileExt, MetadataExt};
 
 use rustix::fs::FallocateFlags;
 
-use super::{BlockFile, FileKind, ZEROS, ZeroMethod};
+use super::{BlockFile, FileKind, ZEROS};
 use crate::buffer::AlignedBuf;
 
 /// Bytes moved at a time through a bounce buffer.
@@ -136,7 +136,7 @@ impl BlockFile {
         if len == 0 {
             return Ok(());
         }
-        let mut method = ZeroMethod::best_for(self);
+        let mut method = self.zero_method();
         while let Some(mode) = method.fallocate_mode() {
             let flags = FallocateFlags::from_bits_retain(mode.cast_unsigned());
             match retrying(|| rustix::fs::fallocate(&self.file, flags, offset, len)) {

@@ -14,6 +14,7 @@ use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::AtomicU8;
 
 use rustix::fs::{Mode, OFlags, SeekFrom};
 
@@ -98,6 +99,8 @@ pub struct BlockFile {
     /// Logical and physical block size in bytes; for regular files none are known.
     device_block_sizes: Option<(u32, u32)>,
     identity: FileIdentity,
+    /// How many of the methods for zeroing ranges have turned out not to be supported.
+    zero_methods_given_up: AtomicU8,
 }
 
 impl BlockFile {
@@ -166,6 +169,7 @@ impl BlockFile {
             dio_alignment: None,
             device_block_sizes,
             identity,
+            zero_methods_given_up: AtomicU8::new(0),
         };
         if let Caching::Direct { alignment_max } = caching {
             opened.try_direct(alignment_max);

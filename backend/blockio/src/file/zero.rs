@@ -1,8 +1,10 @@
 //! How ranges are made to read as zeros, best method first.
 
+use std::sync::atomic::Ordering;
+
 use libc::c_int;
 
-use super::{BlockFile, FileKind};
+use super::BlockFile;
 
 /// Zeros to write where nothing better works.
 #[repr(align(4096))]
@@ -12,24 +14,34 @@ pub(crate) static ZEROS: Zeros = Zeros([0; 64 * 1024]);
 
 /// A way to make a range read as zeros. In the order in which they are tried.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[repr(u8)]
 pub(crate) enum ZeroMethod {
     /// Give the storage back: a hole in a file, a discard that zeroes on a device.
-    PunchHole,
+    PunchHole = 0,
     /// Let the file system or the device zero it: unwritten extents, or write-zeroes.
-    ZeroRange,
+    ZeroRange = 1,
     /// Write zeros.
-    Write,
+    Write = 2,
 }
 
-impl ZeroMethod {
-    /// What to try first.
-    pub(crate) fn best_for(file: &BlockFile) -> Self {
-        match file.kind() {
-            // Both kinds know both calls; a device that cannot discard with zeroes refuses the first.
-            FileKind::Regular | FileKind::BlockDevice => Self::PunchHole,
+impl BlockFile {
+    /// What to try first. Files and devices know both calls, until one is refused.
+    pub(crate) fn zero_method(&self) -> ZeroMethod {
+        match self.zero_methods_given_up.load(Ordering::Relaxed) {
+            0 => ZeroMethod::PunchHole,
+            1 => ZeroMethod::ZeroRange,
+            _ => ZeroMethod::Write,
         }
     }
 
+    /// Remembers that the methods before `method` are not supported for this file.
+    pub(crate) fn give_up_zero_methods_before(&self, method: ZeroMethod) {
+        self.zero_methods_given_up
+            .fetch_max(method as u8, Ordering::Relaxed);
+    }
+}
+
+impl ZeroMethod {
     /// The mode for `fallocate`; `None` if zeros are to be written.
     pub(crate) fn fallocate_mode(self) -> Option<c_int> {
         match self {
