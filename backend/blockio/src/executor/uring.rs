@@ -362,6 +362,8 @@ impl Drop for UringExecutor {
                     "io_uring is broken ({cause}); memory of operations in flight is never freed"
                 );
                 mem::forget(mem::take(&mut self.tasks));
+                // Nor may their locks end: writes may yet land.
+                mem::forget(mem::take(&mut self.files));
                 return;
             }
             events.clear();

@@ -86,8 +86,8 @@ pub struct ModificationTime {
     pub nanoseconds: i64,
 }
 
-/// An open image file or block device. Closed on exec. Its locks (see [`crate::lock`]) last until it, and all
-/// operations in flight on it, are gone.
+/// An open image file or block device. Closed on exec. Its locks (see [`crate::lock`]) last until it is dropped, or
+/// until its process is gone and with it all operations in flight.
 #[derive(Debug)]
 pub struct BlockFile {
     file: File,
@@ -241,6 +241,16 @@ impl BlockFile {
             seconds: metadata.mtime(),
             nanoseconds: metadata.mtime_nsec(),
         })
+    }
+}
+
+impl Drop for BlockFile {
+    /// Releases the locks by name instead of leaving it to the last close: a child process that has been forked and
+    /// has not reached its exec yet holds the open file too, and would hold the locks with it.
+    fn drop(&mut self) {
+        if let Err(cause) = crate::lock::unlock(self) {
+            tracing::debug!("left to the kernel: {cause}");
+        }
     }
 }
 

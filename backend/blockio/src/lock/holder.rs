@@ -5,7 +5,8 @@
 
 use std::fmt;
 use std::fs;
-use std::path::Path;
+use std::os::fd::AsRawFd;
+use std::path::{Path, PathBuf};
 
 use rustix::fs::{AtFlags, StatxFlags};
 
@@ -30,7 +31,7 @@ impl Holder {
     pub(super) fn find(file: &BlockFile, conflict: &libc::flock) -> Self {
         let pid = match u32::try_from(conflict.l_pid) {
             Ok(pid) if pid > 0 => Some(pid),
-            _ => LockedFile::of(file).and_then(|locked| locked.find_holder(conflict)),
+            _ => Lock::new(file, conflict).and_then(|lock| lock.find_holder()),
         };
         Self {
             pid,
@@ -51,46 +52,60 @@ impl fmt::Display for Holder {
     }
 }
 
-/// A file as lock listings name it: hexadecimal major and minor device numbers, and the inode number.
-struct LockedFile(String);
+/// A lock of somebody else, as the listings in `/proc` show it.
+struct Lock {
+    /// Hexadecimal major and minor device numbers of the file, and its inode number.
+    file: String,
+    /// First byte.
+    start: String,
+    /// Last byte, or `EOF`.
+    end: String,
+    /// The listing of our own descriptor, which may have a lock on the same range.
+    own_listing: PathBuf,
+}
 
-impl LockedFile {
-    fn of(file: &BlockFile) -> Option<Self> {
+impl Lock {
+    fn new(file: &BlockFile, conflict: &libc::flock) -> Option<Self> {
         let status = rustix::fs::statx(file, c"", AtFlags::EMPTY_PATH, StatxFlags::INO).ok()?;
         let (major, minor) = (status.stx_dev_major, status.stx_dev_minor);
-        Some(Self(format!("{major:02x}:{minor:02x}:{}", status.stx_ino)))
+        let end = match conflict.l_len {
+            0 => "EOF".to_owned(),
+            len => (conflict.l_start + len - 1).to_string(),
+        };
+        Some(Self {
+            file: format!("{major:02x}:{minor:02x}:{}", status.stx_ino),
+            start: conflict.l_start.to_string(),
+            end,
+            own_listing: format!("/proc/{}/fdinfo/{}", std::process::id(), file.as_raw_fd()).into(),
+        })
     }
 
     /// The first process found to have an open file with the lock.
-    fn find_holder(&self, conflict: &libc::flock) -> Option<u32> {
-        processes().find(|&pid| self.is_held_by(pid, conflict))
+    fn find_holder(&self) -> Option<u32> {
+        processes().find(|&pid| self.is_held_by(pid))
     }
 
-    fn is_held_by(&self, pid: u32, conflict: &libc::flock) -> bool {
+    fn is_held_by(&self, pid: u32) -> bool {
         let Ok(descriptors) = fs::read_dir(format!("/proc/{pid}/fdinfo")) else {
             return false;
         };
-        descriptors
-            .flatten()
-            .any(|descriptor| self.is_locked_through(&descriptor.path(), conflict))
+        let mut listings = descriptors.flatten().map(|descriptor| descriptor.path());
+        listings.any(|listing| listing != self.own_listing && self.is_listed_in(&listing))
     }
 
-    fn is_locked_through(&self, descriptor: &Path, conflict: &libc::flock) -> bool {
-        let Ok(text) = fs::read_to_string(descriptor) else {
+    fn is_listed_in(&self, listing: &Path) -> bool {
+        let Ok(text) = fs::read_to_string(listing) else {
             return false;
         };
         text.lines()
             .filter_map(|line| line.strip_prefix("lock:"))
-            .any(|line| self.is_lock(line, conflict))
+            .any(|line| self.is_on(line))
     }
 
-    /// Whether a line like `1: OFDLCK  ADVISORY  WRITE -1 fe:00:1234 0 EOF` is about this file and the range.
-    fn is_lock(&self, line: &str, conflict: &libc::flock) -> bool {
-        let mut words = line.split_whitespace().skip(5);
-        let (Some(file), Some(start)) = (words.next(), words.next()) else {
-            return false;
-        };
-        file == self.0 && start.parse() == Ok(conflict.l_start)
+    /// Whether a line like `1: OFDLCK  ADVISORY  WRITE -1 fe:00:1234 0 EOF` is about this lock.
+    fn is_on(&self, line: &str) -> bool {
+        let words = line.split_whitespace().skip(5);
+        words.eq([self.file.as_str(), &self.start, &self.end])
     }
 }
 

@@ -1,8 +1,8 @@
 //! Locks on images and bases: open-file-description locks, which belong to the open file and not to the process.
 //!
-//! So a second open of an image conflicts with the first also within one process, and a lock lasts until the last
-//! use of the open file is gone: after a crash of the process, until the kernel has finished the dead process's
-//! operations in flight. Locks are taken on a [`BlockFile`] and are released by [`unlock`] or with it.
+//! So a second open of an image conflicts with the first also within one process. Locks are taken on a [`BlockFile`]
+//! and are released by [`unlock`] or with it. If the process dies instead, they last until the last use of the open
+//! file is gone, that is, until the kernel has finished the dead process's operations in flight.
 //!
 //! - A dscow image is locked as a whole: exclusively for writing ([`lock_exclusive`]), shared for reading
 //!   ([`lock_shared`]).
