@@ -3,6 +3,9 @@
 //! One worker thread drives many disks through one executor. The key of each operation says whose it is: the
 //! upper half is the disk's number, the lower half the engine's operation.
 
+#[cfg(test)]
+mod tests;
+
 use std::sync::Arc;
 
 use dscow::engine::{Action, BounceId, Engine, Errno, Memory, OpId, Request, Token};
@@ -104,12 +107,7 @@ impl Disk {
     }
 
     /// An operation of this disk is done.
-    pub fn complete(
-        &mut self,
-        executor: &mut dyn Executor,
-        op: OpId,
-        result: Result<(), IoError>,
-    ) {
+    pub fn complete(&mut self, executor: &mut dyn Executor, op: OpId, result: Result<(), IoError>) {
         if let Err(error) = &result {
             tracing::error!("{error}");
         }

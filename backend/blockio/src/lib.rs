@@ -1,17 +1,20 @@
 //! Executes the I/O that the dscow engine asks for.
 //!
-//! This is an edge: everything that touches a file descriptor, a lock or the kernel's view of memory is here, and
-//! nothing here knows what an image is.
+//! This is an edge: everything that touches a file descriptor, a lock or the kernel's view of memory is here.
 //!
 //! - [`buffer`]: memory that an operation reads from or writes to, owned by the operation until it completes.
 //! - [`executor`]: asynchronous reads, writes, syncs and discards, one executor per worker thread; io_uring, or a
 //!   thread pool where io_uring is missing or forbidden.
+//! - [`disk`]: an engine with its files, driven through an executor.
+//! - [`image`]: creating, opening and checking images and their chains of parents.
 //! - [`file`]: opening image files and block devices, blocking helpers for control paths, durable creation.
 //! - [`lock`]: open-file-description locks on images, and the byte locks that QEMU honours on raw bases.
 
 pub mod buffer;
+pub mod disk;
 pub mod executor;
 pub mod file;
+pub mod image;
 pub mod lock;
 
 #[cfg(test)]

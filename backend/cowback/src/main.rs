@@ -1,3 +1,50 @@
 //! The cowback command line: dscow images offline, the daemon online.
+#![forbid(unsafe_code)]
 
-fn main() {}
+mod client;
+mod commands;
+mod error;
+mod size;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+/// Copy-on-write disk images for Xen guests.
+///
+/// Exit codes: 0 done; 1 failed, with the reason on standard error; 2 wrong usage; 3 `check` found something
+/// wrong with the image.
+#[derive(Parser)]
+#[command(name = "cowback", version, max_term_width = 100)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    Create(commands::create::Args),
+    Info(commands::info::Args),
+    Check(commands::check::Args),
+    Rebase(commands::rebase::Args),
+    List(commands::list::Args),
+    Hotplug(commands::hotplug::Args),
+}
+
+fn main() -> ExitCode {
+    let result = match Cli::parse().command {
+        Command::Create(args) => commands::create::run(&args),
+        Command::Info(args) => commands::info::run(&args),
+        Command::Check(args) => commands::check::run(&args),
+        Command::Rebase(args) => commands::rebase::run(&args),
+        Command::List(args) => commands::list::run(&args),
+        Command::Hotplug(args) => commands::hotplug::run(&args),
+    };
+    match result {
+        Ok(outcome) => outcome.into(),
+        Err(error) => {
+            eprintln!("cowback: {error}");
+            ExitCode::from(1)
+        }
+    }
+}

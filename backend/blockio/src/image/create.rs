@@ -55,12 +55,13 @@ pub fn create(path: &Path, options: &CreateOptions) -> Result<Header, ImageError
         .size
         .or(parent.as_ref().map(Parent::size))
         .ok_or_else(|| ImageError::NoSize(path.to_owned()))?;
-    let layout = Layout::for_new(size, options.block_size, Headroom::Generous).map_err(|cause| {
-        ImageError::Layout {
-            path: path.to_owned(),
-            cause,
-        }
-    })?;
+    let layout =
+        Layout::for_new(size, options.block_size, Headroom::Generous).map_err(|cause| {
+            ImageError::Layout {
+                path: path.to_owned(),
+                cause,
+            }
+        })?;
     let header = Header {
         sequence: 1,
         compatible_features: 0,

@@ -3,10 +3,11 @@
 //! The format itself is `dscow`'s; here its bytes meet files and locks. All of this blocks, and belongs on
 //! control paths.
 
-mod check;
 mod chain;
+mod check;
 mod create;
 mod error;
+mod inspect;
 mod open;
 mod parent;
 #[cfg(test)]
@@ -15,6 +16,7 @@ mod tests;
 pub use check::{CheckReport, Problem, check};
 pub use create::{CreateOptions, ParentFormat, create};
 pub use error::{ImageError, ParentChange};
+pub use inspect::{Inspection, inspect};
 pub use open::{Image, ImageAccess, Layer};
 pub use parent::{identify_parent, record_parent};
 

@@ -211,7 +211,7 @@ pub(super) fn size_of_file(file: &BlockFile) -> Result<u64, ImageError> {
         .map_err(ImageError::io(file.path(), "find out its size"))
 }
 
-fn check_length(file: &BlockFile, layout: &Layout) -> Result<(), ImageError> {
+pub(super) fn check_length(file: &BlockFile, layout: &Layout) -> Result<(), ImageError> {
     let len = size_of_file(file)?;
     let needed = layout.file_len();
     if len < needed {
@@ -224,10 +224,19 @@ fn check_length(file: &BlockFile, layout: &Layout) -> Result<(), ImageError> {
     Ok(())
 }
 
-/// Reads the bitmap, without touching its holes, and checks it.
 fn load_bitmap(file: &BlockFile, header: &Header) -> Result<Bitmap, ImageError> {
-    let layout = &header.layout;
-    let mut bitmap = Bitmap::empty(layout);
+    let mut bitmap = Bitmap::empty(&header.layout);
+    read_bitmap(file, &header.layout, &mut bitmap)?;
+    verify_bitmap(file.path(), header, &bitmap)?;
+    Ok(bitmap)
+}
+
+/// Reads the bitmap without touching its holes.
+pub(super) fn read_bitmap(
+    file: &BlockFile,
+    layout: &Layout,
+    bitmap: &mut Bitmap,
+) -> Result<(), ImageError> {
     let start = layout.bitmap_offset().0;
     let end = start + layout.bitmap_used_len();
     let fail = || ImageError::io(file.path(), "read its bitmap");
@@ -244,8 +253,7 @@ fn load_bitmap(file: &BlockFile, header: &Header) -> Result<Bitmap, ImageError> 
             break;
         }
     }
-    verify_bitmap(file.path(), header, &bitmap)?;
-    Ok(bitmap)
+    Ok(())
 }
 
 fn verify_bitmap(path: &Path, header: &Header, bitmap: &Bitmap) -> Result<(), ImageError> {

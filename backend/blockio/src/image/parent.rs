@@ -74,10 +74,7 @@ pub(super) fn fingerprint(file: &BlockFile, size: u64) -> Result<[u8; 32], Image
     let mut digest = Fingerprinter::new(size);
     let mut bytes = Vec::new();
     for sample in samples(size) {
-        bytes.resize(
-            usize::try_from(sample.len).expect("samples are small"),
-            0,
-        );
+        bytes.resize(usize::try_from(sample.len).expect("samples are small"), 0);
         file.read_exact_at(&mut bytes, sample.offset.0)
             .map_err(ImageError::io(file.path(), "read it"))?;
         digest.update(&bytes);

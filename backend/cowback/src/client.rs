@@ -1,0 +1,132 @@
+//! Client of the daemon's control API: HTTP with JSON over a unix socket.
+
+use std::io;
+use std::path::PathBuf;
+
+use http_body_util::{BodyExt, Full};
+use hyper::body::Bytes;
+use hyper::client::conn::http1;
+use hyper::{Method, Request, StatusCode};
+use hyper_util::rt::TokioIo;
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
+use thiserror::Error;
+use tokio::net::UnixStream;
+
+/// Where the daemon listens.
+#[derive(clap::Args)]
+pub(crate) struct SocketArg {
+    /// The daemon's control socket
+    #[arg(long, default_value = "/run/cowback/control.sock", value_name = "PATH")]
+    socket: PathBuf,
+}
+
+/// Why the daemon could not be asked.
+#[derive(Debug, Error)]
+pub(crate) enum ClientError {
+    /// Nobody listens.
+    #[error("the daemon does not answer on {}: {cause}; is cowbackd running?", socket.display())]
+    Connect { socket: PathBuf, cause: io::Error },
+    /// The conversation broke off.
+    #[error("the daemon broke off the conversation on {}: {cause}", socket.display())]
+    Broken { socket: PathBuf, cause: String },
+    /// The daemon said no, and why.
+    #[error("{0}")]
+    Refused(String),
+    /// The answer is not what this version understands.
+    #[error("the daemon's answer is not understood: {0}")]
+    Answer(serde_json::Error),
+}
+
+/// The body of an answer that is a refusal.
+#[derive(Deserialize)]
+struct Refusal {
+    error: String,
+}
+
+/// A client of one daemon.
+pub(crate) struct Client<'a> {
+    socket: &'a PathBuf,
+}
+
+impl<'a> Client<'a> {
+    pub(crate) fn new(socket: &'a SocketArg) -> Self {
+        Self {
+            socket: &socket.socket,
+        }
+    }
+
+    pub(crate) fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T, ClientError> {
+        self.call(Method::GET, path, Bytes::new())
+    }
+
+    pub(crate) fn post<T: DeserializeOwned>(
+        &self,
+        path: &str,
+        body: &serde_json::Value,
+    ) -> Result<T, ClientError> {
+        self.call(Method::POST, path, Bytes::from(body.to_string()))
+    }
+
+    fn call<T: DeserializeOwned>(
+        &self,
+        method: Method,
+        path: &str,
+        body: Bytes,
+    ) -> Result<T, ClientError> {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .map_err(|cause| self.broken(cause))?;
+        let (status, body) = runtime.block_on(self.exchange(method, path, body))?;
+        if status.is_success() {
+            return serde_json::from_slice(&body).map_err(ClientError::Answer);
+        }
+        let refusal: Refusal = serde_json::from_slice(&body).map_err(|_| {
+            let text = String::from_utf8_lossy(&body);
+            ClientError::Refused(format!("the daemon answered {status}: {text}"))
+        })?;
+        Err(ClientError::Refused(refusal.error))
+    }
+
+    async fn exchange(
+        &self,
+        method: Method,
+        path: &str,
+        body: Bytes,
+    ) -> Result<(StatusCode, Bytes), ClientError> {
+        let stream =
+            UnixStream::connect(self.socket)
+                .await
+                .map_err(|cause| ClientError::Connect {
+                    socket: self.socket.clone(),
+                    cause,
+                })?;
+        let (sender, connection) = http1::handshake(TokioIo::new(stream))
+            .await
+            .map_err(|cause| self.broken(cause))?;
+        let request = Request::builder()
+            .method(method)
+            .uri(path)
+            .header("host", "cowbackd")
+            .header("content-type", "application/json")
+            .body(Full::new(body))
+            .map_err(|cause| self.broken(cause))?;
+        // Owns the sender, and with it ends the connection.
+        let answer = async move {
+            let mut sender = sender;
+            let response = sender.send_request(request).await?;
+            let status = response.status();
+            Ok::<_, hyper::Error>((status, response.into_body().collect().await?.to_bytes()))
+        };
+        let (answer, _) = tokio::join!(answer, connection);
+        answer.map_err(|cause| self.broken(cause))
+    }
+
+    fn broken(&self, cause: impl std::fmt::Display) -> ClientError {
+        ClientError::Broken {
+            socket: self.socket.clone(),
+            cause: cause.to_string(),
+        }
+    }
+}

@@ -1,0 +1,71 @@
+//! `cowback create`
+
+use std::path::PathBuf;
+
+use blockio::image::{self, CreateOptions};
+use dscow::units::BlockSize;
+use serde_json::json;
+
+use super::{BaseFormat, print_json};
+use crate::error::{CommandResult, Outcome};
+use crate::size;
+
+/// Create an image, empty or as an overlay of a base
+///
+/// The base is never written. It must not change any more: the overlay remembers what it was like.
+#[derive(clap::Args)]
+pub(crate) struct Args {
+    /// The image to create; nothing that exists is replaced
+    image: PathBuf,
+    /// The base: a raw file, a block device, or another dscow image
+    #[arg(long)]
+    base: Option<PathBuf>,
+    /// What the base is
+    #[arg(long, value_enum, default_value = "detect", requires = "base")]
+    base_format: BaseFormat,
+    /// Size of the disk, such as 10G; the base's if not given
+    #[arg(long, value_parser = size::parse)]
+    size: Option<u64>,
+    /// Size of a block, from 4K to 2M
+    #[arg(long, value_parser = parse_block_size, default_value = "4K")]
+    block_size: BlockSize,
+    /// Print the result as JSON
+    #[arg(long)]
+    json: bool,
+}
+
+fn parse_block_size(text: &str) -> Result<BlockSize, String> {
+    BlockSize::from_bytes(size::parse(text)?)
+        .ok_or_else(|| "must be a power of two between 4K and 2M".to_owned())
+}
+
+pub(crate) fn run(args: &Args) -> CommandResult {
+    let options = CreateOptions {
+        base: args.base.clone(),
+        base_format: args.base_format.into(),
+        size: args.size,
+        block_size: args.block_size,
+    };
+    let header = image::create(&args.image, &options)?;
+    let virtual_size = header.layout.virtual_size();
+    if args.json {
+        print_json(&json!({
+            "image": args.image,
+            "uuid": header.uuid,
+            "virtual_size_bytes": virtual_size,
+            "block_size_bytes": args.block_size.bytes(),
+            "base": header.parent.as_ref().map(dscow::parent::Parent::path),
+        }))?;
+    } else {
+        let base = header.parent.as_ref().map_or_else(
+            || "without a base".to_owned(),
+            |parent| format!("over {}", parent.path().display()),
+        );
+        println!(
+            "{}: created, {}, {base}",
+            args.image.display(),
+            size::display(virtual_size)
+        );
+    }
+    Ok(Outcome::Done)
+}

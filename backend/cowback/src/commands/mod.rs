@@ -1,0 +1,35 @@
+//! One module for each command.
+
+pub(crate) mod check;
+pub(crate) mod create;
+pub(crate) mod hotplug;
+pub(crate) mod info;
+pub(crate) mod list;
+pub(crate) mod rebase;
+
+/// What a base is, on the command line.
+#[derive(Clone, Copy, Debug, clap::ValueEnum)]
+pub(crate) enum BaseFormat {
+    /// dscow if it has a dscow header, raw otherwise
+    Detect,
+    /// Raw, whatever it begins with: for disks that a guest has written
+    Raw,
+    /// A dscow image
+    Dscow,
+}
+
+impl From<BaseFormat> for blockio::image::ParentFormat {
+    fn from(format: BaseFormat) -> Self {
+        match format {
+            BaseFormat::Detect => Self::Detect,
+            BaseFormat::Raw => Self::Raw,
+            BaseFormat::Dscow => Self::Dscow,
+        }
+    }
+}
+
+/// Prints a value as JSON, for programs.
+pub(crate) fn print_json(value: &serde_json::Value) -> Result<(), serde_json::Error> {
+    println!("{}", serde_json::to_string_pretty(value)?);
+    Ok(())
+}

@@ -1,0 +1,42 @@
+//! How a command ends.
+
+use std::process::ExitCode;
+
+use blockio::image::ImageError;
+use thiserror::Error;
+
+use crate::client::ClientError;
+
+/// Why a command failed.
+#[derive(Debug, Error)]
+pub(crate) enum CommandError {
+    /// Something is wrong with an image.
+    #[error(transparent)]
+    Image(#[from] ImageError),
+    /// The daemon did not answer, or refused.
+    #[error(transparent)]
+    Client(#[from] ClientError),
+    /// The output could not be made.
+    #[error("cannot write the output: {0}")]
+    Output(#[from] serde_json::Error),
+}
+
+/// How a command that did its work ends.
+pub(crate) enum Outcome {
+    /// All is well.
+    Done,
+    /// The check found something wrong.
+    ProblemsFound,
+}
+
+impl From<Outcome> for ExitCode {
+    fn from(outcome: Outcome) -> Self {
+        match outcome {
+            Outcome::Done => Self::SUCCESS,
+            Outcome::ProblemsFound => Self::from(3),
+        }
+    }
+}
+
+/// Result of a command.
+pub(crate) type CommandResult = Result<Outcome, CommandError>;
