@@ -1,0 +1,186 @@
+//! Breadth-first through all worlds, remembering how each was reached.
+
+use std::collections::{HashMap, VecDeque};
+
+use xenstore_glue::machine::{BackendSeen, DetachPolicy, FrontendSeen, HotplugStatus};
+use xenstore_glue::XenbusState as State;
+
+use crate::world::{STATES, Step, Subject, World};
+
+pub(crate) struct Found {
+    pub(crate) states: usize,
+    pub(crate) steps: usize,
+}
+
+/// Walks through everything reachable from every way in which a device can be found. An error is
+/// the shortest way to a broken rule.
+pub(crate) fn explore<S: Subject>(policy: DetachPolicy) -> Result<Found, String> {
+    let mut explorer = Explorer::new();
+    for (node, frontend) in ways_to_be_found() {
+        let world = World::<S>::start(policy, node, frontend)
+            .map_err(|broken| format!("{broken}\nfound as {node:?}, {frontend:?}"))?;
+        explorer.add(world, None);
+    }
+    explorer.run()
+}
+
+fn ways_to_be_found() -> Vec<(BackendSeen, FrontendSeen)> {
+    let mut ways = Vec::new();
+    for state in STATES {
+        for frontend in STATES.map(FrontendSeen::from_state) {
+            for online in [true, false] {
+                for hotplug in [
+                    HotplugStatus::None,
+                    HotplugStatus::Connected,
+                    HotplugStatus::Error,
+                ] {
+                    let node = BackendSeen {
+                        state,
+                        online,
+                        hotplug,
+                    };
+                    ways.push((node, frontend));
+                }
+            }
+        }
+    }
+    ways
+}
+
+/// How a world was reached: from which, and by what.
+type Origin = Option<(usize, Step, bool)>;
+
+struct Explorer<S> {
+    numbers: HashMap<World<S>, usize>,
+    origins: Vec<Origin>,
+    queue: VecDeque<World<S>>,
+    steps: usize,
+}
+
+impl<S: Subject> Explorer<S> {
+    fn new() -> Self {
+        Self {
+            numbers: HashMap::new(),
+            origins: Vec::new(),
+            queue: VecDeque::new(),
+            steps: 0,
+        }
+    }
+
+    fn add(&mut self, world: World<S>, origin: Origin) {
+        if !self.numbers.contains_key(&world) {
+            self.numbers.insert(world.clone(), self.origins.len());
+            self.origins.push(origin);
+            self.queue.push_back(world);
+        }
+    }
+
+    fn run(mut self) -> Result<Found, String> {
+        while let Some(world) = self.queue.pop_front() {
+            let number = self.numbers[&world];
+            if world.forgotten || world.finished {
+                continue;
+            }
+            for step in world.steps() {
+                for writes_work in [true, false] {
+                    self.steps += 1;
+                    let mut next = world.clone();
+                    next.take(step, writes_work).map_err(|broken| {
+                        let last = Some((number, step, writes_work));
+                        format!("{broken}\n{}", self.history(last))
+                    })?;
+                    self.add(next, Some((number, step, writes_work)));
+                }
+            }
+            ends_well(&world)
+                .map_err(|broken| format!("{broken}\n{}", self.history(self.origins[number])))?;
+        }
+        Ok(Found {
+            states: self.origins.len(),
+            steps: self.steps,
+        })
+    }
+
+    fn history(&self, mut origin: Origin) -> String {
+        let mut steps = Vec::new();
+        while let Some((from, step, writes_work)) = origin {
+            steps.push(format!("  {step:?}, writes work: {writes_work}"));
+            origin = self.origins[from];
+            if origin.is_none() {
+                let first = self.numbers.iter().find(|(_, number)| **number == from);
+                steps.push(format!("  {:?}", first.map(|(world, _)| world)));
+            }
+        }
+        steps.reverse();
+        steps.join("\n")
+    }
+}
+
+/// From wherever the device is, a sensible world gets it to a good end.
+fn ends_well<S: Subject>(world: &World<S>) -> Result<(), String> {
+    for answer in [Step::Succeed, Step::Fail] {
+        if world.shutdown {
+            shuts_down(world.clone(), answer)?;
+        } else {
+            closes(world.clone(), answer)?;
+            is_forgotten(world.clone(), answer)?;
+        }
+    }
+    if world.shutdown {
+        return Ok(());
+    }
+    connects(world.clone())
+}
+
+fn shuts_down<S: Subject>(mut world: World<S>, answer: Step) -> Result<(), String> {
+    world.settle(answer)?;
+    if world.finished || world.forgotten {
+        return Ok(());
+    }
+    Err("shutdown does not finish".into())
+}
+
+fn closes<S: Subject>(mut world: World<S>, answer: Step) -> Result<(), String> {
+    world.take(Step::Destroy, true)?;
+    world.take(Step::Retry, true)?;
+    world.settle(answer)?;
+    if world.forgotten {
+        return Ok(());
+    }
+    let closed = world.node.is_none_or(|node| node.state == State::Closed);
+    if closed && !world.image && !world.link {
+        return Ok(());
+    }
+    Err("a destroyed domain's device does not close".into())
+}
+
+fn is_forgotten<S: Subject>(mut world: World<S>, answer: Step) -> Result<(), String> {
+    world.take(Step::RemoveDirectory, true)?;
+    world.settle(answer)?;
+    if world.forgotten {
+        return Ok(());
+    }
+    Err("a removed device is not forgotten".into())
+}
+
+fn connects<S: Subject>(mut world: World<S>) -> Result<(), String> {
+    if world.node.is_none() {
+        return Ok(());
+    }
+    world.take(Step::Online(true), true)?;
+    world.take(Step::Hotplug(HotplugStatus::Connected), true)?;
+    world.take(Step::Add, true)?;
+    world.settle(Step::Succeed)?;
+    for _ in 0..20 {
+        let frontend = world.cooperative_frontend();
+        if world.link && frontend == State::Connected {
+            let state = world.node.map(|node| node.state);
+            if state == Some(State::Connected) || state == Some(State::Closing) {
+                return Ok(());
+            }
+        }
+        world.take(Step::Frontend(FrontendSeen::State(frontend)), true)?;
+        world.settle(Step::Succeed)?;
+    }
+    Err(format!("a cooperative frontend does not get connected: {world:?}"))
+}
