@@ -444,34 +444,48 @@ fn serve(mut back: BackRing<LocalMemory>, count: u64, kicks: &Receiver<()>, to_f
     }
 }
 
+/// Sends `count` requests, at most `outstanding` at a time, and takes their responses, asleep whenever the
+/// ring lets it.
+fn drive(
+    mut front: FrontRing<LocalMemory>,
+    count: u64,
+    outstanding: u64,
+    kicks: &Receiver<()>,
+    to_back: &Sender<()>,
+) {
+    let (mut sent, mut answered) = (0, 0);
+    while answered < count {
+        while sent < count && sent - answered < outstanding && front.push(&request(sent)).is_ok() {
+            sent += 1;
+        }
+        if front.publish() {
+            // The backend may have served everything already and be gone.
+            let _ = to_back.send(());
+        }
+        while let Some(response) = front.take().expect("honest") {
+            assert_eq!(response, okay(answered));
+            answered += 1;
+        }
+        let can_push = sent < count && sent - answered < outstanding;
+        if answered < count && !can_push && !front.final_check_for_responses().expect("honest") {
+            kicks
+                .recv_timeout(Duration::from_secs(60))
+                .expect("a notification was lost");
+        }
+    }
+}
+
 #[test]
 fn no_wakeup_is_lost_between_two_threads() {
-    const COUNT: u64 = 50_000;
-    let (_, mut front, back) = pair(u32::MAX - 1000);
-    let (to_back, kicks_back) = channel();
-    let (to_front, kicks_front) = channel();
-    std::thread::scope(|scope| {
-        scope.spawn(move || serve(back, COUNT, &kicks_back, &to_front));
-        let (mut sent, mut answered) = (0, 0);
-        while answered < COUNT {
-            while sent < COUNT && front.push(&request(sent)).is_ok() {
-                sent += 1;
-            }
-            if front.publish() {
-                // The backend may have served everything already and be gone.
-                let _ = to_back.send(());
-            }
-            while let Some(response) = front.take().expect("honest") {
-                assert_eq!(response, okay(answered));
-                answered += 1;
-            }
-            let can_push = sent < COUNT && front.free() > 0;
-            if answered < COUNT && !can_push && !front.final_check_for_responses().expect("honest")
-            {
-                kicks_front
-                    .recv_timeout(Duration::from_secs(60))
-                    .expect("a notification was lost");
-            }
-        }
-    });
+    // With few requests at a time both sides are going to sleep nearly always, which is when a wakeup
+    // can get lost; with a full ring, notifications are held off.
+    for (outstanding, count) in [(1, 50_000), (2, 50_000), (32, 50_000)] {
+        let (_, front, back) = pair(u32::MAX - 1000);
+        let (to_back, kicks_back) = channel();
+        let (to_front, kicks_front) = channel();
+        std::thread::scope(|scope| {
+            scope.spawn(move || serve(back, count, &kicks_back, &to_front));
+            drive(front, count, outstanding, &kicks_front, &to_back);
+        });
+    }
 }
