@@ -240,3 +240,48 @@ unsafe impl SharedMemory for LocalMemory {
         size_of_val(&*self.0)
     }
 }
+
+/// Memory in which something happens before the access with a given number: to interleave two peers at
+/// every point.
+#[cfg(test)]
+pub(crate) struct Interposed {
+    memory: LocalMemory,
+    accesses_before: std::cell::Cell<usize>,
+    event: std::cell::Cell<Option<Box<dyn FnOnce()>>>,
+}
+
+#[cfg(test)]
+impl Interposed {
+    pub(crate) fn new(
+        memory: LocalMemory,
+        accesses_before: usize,
+        event: Box<dyn FnOnce()>,
+    ) -> Self {
+        Self {
+            memory,
+            accesses_before: accesses_before.into(),
+            event: Some(event).into(),
+        }
+    }
+}
+
+#[cfg(test)]
+// SAFETY: base and length are those of a `LocalMemory`, which this value owns.
+unsafe impl SharedMemory for Interposed {
+    // Called for each access of a word, and once by `SharedRing::new`.
+    fn base(&self) -> NonNull<u8> {
+        match self.accesses_before.get().checked_sub(1) {
+            Some(rest) => self.accesses_before.set(rest),
+            None => {
+                if let Some(event) = self.event.take() {
+                    event();
+                }
+            }
+        }
+        self.memory.base()
+    }
+
+    fn len_bytes(&self) -> usize {
+        self.memory.len_bytes()
+    }
+}

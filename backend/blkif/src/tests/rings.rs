@@ -1,12 +1,15 @@
 //! Both halves of a ring over one memory: order, wrap, hostile indices, notification, re-adoption.
 
+use std::cell::Cell;
 use std::collections::VecDeque;
+use std::rc::Rc;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::Duration;
 
 use proptest::prelude::*;
 
 use crate::frontend::{FrontError, FrontRing};
+use crate::shared::Interposed;
 use crate::{
     Abi, BackRing, LocalMemory, RawRequest, RawSlot, Response, RingError, SharedMemory, Status,
 };
@@ -418,6 +421,67 @@ proptest! {
             }
         }
     }
+}
+
+#[test]
+fn a_request_at_any_moment_is_seen_or_notified() {
+    let mut seen_late = 0;
+    for moment in 0..12 {
+        let (memory, mut front, _) = pair(0);
+        // The ring of a backend that is awake: the frontend's first request does not notify.
+        memory.poke(REQ_EVENT, 0x8000_0000);
+        let notified = Rc::new(Cell::new(false));
+        let event = {
+            let notified = Rc::clone(&notified);
+            Box::new(move || {
+                front.push(&request(1)).expect("room");
+                notified.set(front.publish());
+            })
+        };
+        let memory = Interposed::new(memory, moment, event);
+        let mut back = BackRing::attach(memory, Abi::X86_64).expect("attach");
+        let more = back.final_check_for_requests().expect("honest");
+        let slept_in_vain = !more && back.published_req_prod() == 1 && !notified.get();
+        assert!(!slept_in_vain, "request before access {moment} was missed");
+        seen_late += u32::from(more && notified.get());
+    }
+    assert!(
+        seen_late > 0,
+        "no moment was between asking and looking again"
+    );
+}
+
+#[test]
+fn a_response_at_any_moment_is_seen_or_notified() {
+    let mut seen_late = 0;
+    for moment in 0..40 {
+        let memory = LocalMemory::new(1);
+        let notified = Rc::new(Cell::new(false));
+        let event = {
+            let (memory, notified) = (memory.clone(), Rc::clone(&notified));
+            Box::new(move || {
+                let mut back = BackRing::attach(memory, Abi::X86_64).expect("attach");
+                if back.take().expect("honest").is_some() {
+                    back.push_response(okay(1)).expect("a request waits");
+                    notified.set(back.publish());
+                }
+            })
+        };
+        // Making the ring and publishing one request come first, in 51 accesses.
+        let interposed = Interposed::new(memory.clone(), 51 + moment, event);
+        let mut front = FrontRing::create(interposed, Abi::X86_64).expect("create");
+        memory.poke(RSP_EVENT, 0x8000_0000);
+        front.push(&request(1)).expect("room");
+        let _ = front.publish();
+        let more = front.final_check_for_responses().expect("honest");
+        let slept_in_vain = !more && memory.peek(RSP_PROD) == 1 && !notified.get();
+        assert!(!slept_in_vain, "response before access {moment} was missed");
+        seen_late += u32::from(more && notified.get());
+    }
+    assert!(
+        seen_late > 0,
+        "no moment was between asking and looking again"
+    );
 }
 
 /// Serves the ring until it has answered `count` requests, asleep whenever the ring lets it.
