@@ -220,6 +220,21 @@ fn reads_and_writes_of_any_alignment_do_what_they_say() {
 }
 
 #[test]
+fn a_write_that_makes_the_file_longer_leaves_only_zeros_behind_it() {
+    on_each_file_system(|directory| {
+        for caching in [Caching::Buffered, DIRECT] {
+            let path = directory.join("image");
+            fs::write(&path, b"").unwrap();
+            let len = (1 << 20) + 100;
+            open(&path, caching).write_all_at(&vec![7; len], 0).unwrap();
+            let bytes = fs::read(&path).unwrap();
+            assert!(bytes[..len].iter().all(|&byte| byte == 7));
+            assert!(bytes[len..].iter().all(|&byte| byte == 0), "{caching:?}");
+        }
+    });
+}
+
+#[test]
 fn a_read_beyond_the_end_is_an_error() {
     on_each_file_system(|directory| {
         for caching in [Caching::Buffered, DIRECT] {

@@ -118,3 +118,26 @@ fn program_of(pid: u32) -> Option<String> {
     let name = fs::read_to_string(format!("/proc/{pid}/comm")).ok()?;
     Some(name.trim_end().to_owned())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::Lock;
+    use crate::file::{Access, BlockFile, Caching};
+    use crate::lock::{WHOLE_FILE, lock_shared, request};
+
+    /// Who asks for more than the shared lock it has must hear about the other holder, not about itself.
+    #[test]
+    fn our_own_lock_is_not_taken_for_somebody_elses() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("image");
+        std::fs::write(&path, b"").unwrap();
+        let open = || BlockFile::open(&path, Access::ReadWrite, Caching::Buffered).unwrap();
+        let ours = open();
+        lock_shared(&ours).unwrap();
+        let whole = Lock::new(&ours, &request(libc::F_RDLCK, WHOLE_FILE)).unwrap();
+        assert_eq!(whole.find_holder(), None);
+        let theirs = open();
+        lock_shared(&theirs).unwrap();
+        assert_eq!(whole.find_holder(), Some(std::process::id()));
+    }
+}
