@@ -1,0 +1,6 @@
+//! The way between a backend's process and the simulated hypervisor.
+
+mod server;
+pub mod wire;
+
+pub(crate) use server::Server;
