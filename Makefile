@@ -1,0 +1,56 @@
+# One gate for people: `make check` before a commit, `make test` for everything. `make demo` shows the product on real Xen.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := build
+
+nextest := $(shell command -v cargo-nextest 2> /dev/null)
+scripts := $(shell git ls-files --cached --others --exclude-standard | xargs -r grep -lE '^\#!.*\b(ba)?sh$$|^\# shellcheck shell=' -- 2> /dev/null)
+
+.PHONY: build demo check test xen-test xen-shell deps deps-build deps-check deps-xen fmt clippy unit-test shellcheck
+
+build: deps-build
+	cargo build --release --locked
+
+# Two guests on one base image on real Xen, in an emulated machine. Needs root or sudo the first time.
+demo: build deps-xen
+	tests/xen/demo
+
+check: deps-build deps-check fmt clippy unit-test shellcheck
+
+test: check xen-test
+
+xen-test: build deps-xen
+	tests/xen/run
+
+# dom0's console with the product installed, to look around.
+xen-shell: build deps-xen
+	tests/xen/run --shell
+
+fmt:
+	cargo fmt --all --check
+
+clippy: deps-build
+	cargo clippy --workspace --all-targets --locked -- -D warnings
+
+unit-test: deps-build
+ifeq ($(nextest),)
+	cargo test --workspace --locked
+else
+	cargo nextest run --workspace --locked
+	cargo test --workspace --locked --doc
+endif
+
+shellcheck: deps-check
+	shellcheck -x $(scripts)
+
+deps: deps-build deps-check deps-xen
+
+deps-build:
+	@tests/xen/host/install build
+
+deps-check:
+	@tests/xen/host/install check
+
+deps-xen:
+	@tests/xen/host/install xen

@@ -1,0 +1,33 @@
+# shellcheck shell=bash
+# Evidence, and the way back to a clean dom0. Sourced by the runners.
+
+# collect DIR: copies the logs of what has happened since the previous call into DIR.
+collect() {
+    local dir=$1 log
+    mkdir -p "$dir/xen"
+    timeout 20 xenstore-ls -f > "$dir/xenstore-ls" 2>&1
+    timeout 20 xl list > "$dir/xl-list" 2>&1
+    timeout 20 xl dmesg -c > "$dir/xl-dmesg" 2>&1
+    dmesg -c > "$dir/dmesg" 2>&1
+    journalctl --no-pager -o short-monotonic -u cowbackd.service --since "@${collected_at:-0}" > "$dir/cowbackd.log" 2>&1
+    collected_at=$(date +%s)
+    timeout 20 cowback list --json > "$dir/cowback-list.json" 2>&1
+    for log in /var/log/xen/*.log /var/log/xen/console/*.log; do
+        [ -s "$log" ] && cp "$log" "$dir/xen/" && : > "$log"
+    done
+    if [ -d "/run/cases/$(basename "$dir")" ]; then cp "/run/cases/$(basename "$dir")"/* "$dir/" 2> /dev/null; fi
+    return 0
+}
+
+# clean_up CASE: no guests, no images of the case, a running daemon.
+clean_up() {
+    local id
+    for id in $(timeout 20 xl list 2> /dev/null | awk 'NR > 1 && $2 != 0 { print $2 }'); do
+        timeout 60 xl destroy "$id" > /dev/null 2>&1
+    done
+    umount "/images/$1"/*/ 2> /dev/null
+    chattr -R -i "/images/$1" 2> /dev/null
+    rm -rf "/images/${1:?}" "/run/cases/${1:?}"
+    systemctl is-active --quiet cowbackd.service || systemctl restart cowbackd.service
+    return 0
+}

@@ -1,0 +1,94 @@
+# shellcheck shell=bash
+# Guests: start, stop, run commands in them. Sourced by lib.sh.
+
+# overlay VDEV IMAGE [BASE]: prints the disk specification of an overlay.
+overlay() {
+    printf 'vdev=%s,backendtype=tap,script=block-cow,format=raw,target=dscow:%s%s\n' "$1" "$2" "${3:+:$3}"
+}
+
+# create_guest NAME DISK...: starts a guest that boots from its xvda, with agent. `xl`'s output goes to $state_dir/NAME.xl.
+create_guest() {
+    local name=$1 disk disks=
+    shift
+    for disk in "$@"; do disks+="'$disk', "; done
+    cat > "$state_dir/$name.cfg" <<CONFIG
+name = '$name'
+kernel = '/opt/guest/vmlinux'
+ramdisk = '/opt/guest/initrd'
+extra = '$guest_args'
+memory = 256
+vcpus = 1
+on_reboot = 'restart'
+on_crash = 'destroy'
+disk = [ $disks ]
+CONFIG
+    start_guest "$name"
+}
+
+# start_guest NAME: starts a guest again that create_guest has made before.
+start_guest() {
+    local name=$1
+    if ! xl create "$state_dir/$name.cfg" > "$state_dir/$name.xl" 2>&1; then
+        cat "$state_dir/$name.xl"
+        return 1
+    fi
+}
+
+domid() { xl domid "$1" 2> /dev/null; }
+
+guest_is_up() {
+    local id
+    id=$(domid "$1") && [ "$(xenstore-read "/local/domain/$id/data/state" 2> /dev/null)" = multi-user ]
+}
+
+guest_is_gone() { ! domid "$1" > /dev/null; }
+
+# wait_multiuser NAME [SECONDS]: waits until the guest has reached multi-user.target and its agent listens.
+wait_multiuser() {
+    eventually "${2:-240}" "guest $1 in multi-user (its console: /var/log/xen/console/guest-$1.log)" guest_is_up "$1"
+}
+
+# guest_run NAME COMMAND [SECONDS]: runs COMMAND in the guest with bash; prints its output, returns its exit code.
+guest_run() {
+    local name=$1 command=$2 deadline=$(($(uptime_s) + ${3:-180})) id path sequence reply piece
+    id=$(domid "$name") || fail "guest $name is not running"
+    path=/local/domain/$id/data
+    sequence=$(date +%s%N)
+    printf '%s$ %s\n' "$name" "$command" >&2
+    xenstore-write "$path/command" "$sequence $(base64 -w 0 <<< "$command")"
+    until reply=$(xenstore-read "$path/reply" 2> /dev/null) && [ "${reply%% *}" = "$sequence" ]; do
+        [ "$(uptime_s)" -lt "$deadline" ] || fail "guest $name did not answer to: $command"
+        sleep 0.2
+    done
+    read -r _ exit_code pieces <<< "$reply"
+    for ((piece = 0; piece < pieces; piece++)); do
+        xenstore-read "$path/output/$piece"
+    done | base64 -d
+    return "$exit_code"
+}
+
+# guest_start NAME COMMAND: starts COMMAND in the guest, in the background, with its output in /run/background.log there.
+guest_start() {
+    guest_run "$1" "systemd-run --quiet --collect --unit=background bash -c $(printf %q "{ $2; } > /run/background.log 2>&1; echo ended with \$? >> /run/background.log")"
+}
+
+# shutdown_guest NAME: an orderly shutdown, asked for from dom0.
+shutdown_guest() {
+    xl shutdown "$1"
+    eventually 180 "shutdown of guest $1" guest_is_gone "$1"
+}
+
+destroy_guest() {
+    xl destroy "$1"
+    eventually 60 "destruction of guest $1" guest_is_gone "$1"
+}
+
+# xl_fails WHAT COMMAND...: runs an xl command that has to fail, leaves its output in $xl_output.
+xl_fails() {
+    local what=$1
+    shift
+    if xl_output=$("$@" 2>&1); then
+        fail "$what: '$*' succeeded, but must not"
+    fi
+    printf '%s\n' "$xl_output"
+}

@@ -1,0 +1,85 @@
+# shellcheck shell=bash
+# One run: the folder shared with dom0, the emulated machine's life, and what is kept of it. Sourced by `run`.
+
+share=$run_dir/share
+release=${CARGO_TARGET_DIR:-$repo/target}/release
+
+# product_check: there is something to test, and it is newer than nothing: no case is ever skipped for lack of it.
+product_check() {
+    local file
+    for file in "$release/cowback" "$release/cowbackd" "$repo/hotplug-scripts/block-cow" \
+        "$repo/packaging/cowbackd.service"; do
+        [ -f "$file" ] || die "$file is missing: run cargo build --release first"
+    done
+}
+
+# make_share MODE PATTERN...
+make_share() {
+    local mode=$1 file pattern
+    shift
+    rm -rf "$run_dir"
+    mkdir -p "$share"/{product,cases,out}
+    cp "$release/cowback" "$release/cowbackd" "$repo/hotplug-scripts/block-cow" "$repo/packaging/cowbackd.service" \
+        "$share/product/"
+    cp -r "$xen_tests/dom0" "$share/"
+    echo "$mode" > "$share/mode"
+    touch "$share/out/progress"
+    [ "$mode" = tests ] || return 0
+    for file in "$xen_tests"/cases/*.sh; do
+        [ $# -gt 0 ] || cp "$file" "$share/cases/"
+        for pattern in "$@"; do
+            case $(basename "$file" .sh) in *$pattern*) cp "$file" "$share/cases/" ;; esac
+        done
+    done
+    [ -n "$(ls "$share/cases")" ] || die "no case matches: $*"
+}
+
+# run_emulated_machine: boots, shows progress as it comes, and ends when dom0 powers off or hangs.
+run_emulated_machine() {
+    local started=$SECONDS tail_pid
+    say "booting Xen in QEMU (no hardware virtualisation needed)"
+    "${qemu[@]}" -serial "file:$run_dir/console.log" -monitor none < /dev/null > "$run_dir/qemu.log" 2>&1 &
+    qemu_pid=$!
+    tail -n +1 -f "$share/out/progress" &
+    tail_pid=$!
+    trap 'kill "$qemu_pid" "$tail_pid" 2> /dev/null || true' EXIT
+    hung=
+    while kill -0 "$qemu_pid" 2> /dev/null; do
+        if [ ! -s "$share/out/progress" ] && [ $((SECONDS - started)) -ge "$boot_timeout_s" ]; then
+            hung="dom0 did not come up within $boot_timeout_s s"
+        elif [ $((SECONDS - started)) -ge "$total_timeout_s" ]; then
+            hung="not finished after $total_timeout_s s"
+        fi
+        if [ -n "$hung" ]; then
+            kill "$qemu_pid"
+            break
+        fi
+        sleep 1
+    done
+    wait "$qemu_pid" || true
+    sleep 1
+    kill "$tail_pid"
+    trap - EXIT
+}
+
+keep_results() {
+    rm -rf "$results"
+    mkdir -p "$results"
+    cp -r "$share/out/." "$results/"
+    cp "$run_dir/console.log" "$run_dir/qemu.log" "$results/"
+    rm -f "$run_dir"/*.qcow2
+}
+
+# report: prints the outcome, alone on the last line, and exits with it.
+report() {
+    if [ ! -s "$results/summary" ]; then
+        say "FAILED: ${hung:-the emulated machine ended before its runner did}; the end of its console:"
+        tail -n 25 "$results/console.log" "$results/qemu.log"
+        say "logs: ${results#"$repo"/}"
+        say "0 passed, 1 failed"
+        exit 1
+    fi
+    say "logs: ${results#"$repo"/}"
+    cat "$results/summary"
+    grep -qE '^[1-9][0-9]* passed, 0 failed$' "$results/summary"
+}
