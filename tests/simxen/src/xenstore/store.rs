@@ -212,16 +212,16 @@ impl Store {
     /// Makes changes at once: all of them or, on an error, none.
     pub(crate) fn change_now(&mut self, changes: &[Change]) -> Result<(), XsError> {
         self.generation += 1;
-        let mut tree = self.tree.clone();
-        let mut happened = Vec::new();
-        for change in changes {
-            for event in apply(&mut tree, change, self.generation)? {
-                if !happened.contains(&event) {
-                    happened.push(event);
-                }
+        let happened = match changes {
+            // A single change does nothing if it fails, so it needs no copy of the nodes on its way.
+            [change] => apply(&mut self.tree, change, self.generation)?,
+            changes => {
+                let mut tree = self.tree.clone();
+                let happened = apply_all(&mut tree, changes, self.generation)?;
+                self.tree = tree;
+                happened
             }
-        }
-        self.tree = tree;
+        };
         for event in &happened {
             self.fire(event);
         }
@@ -373,6 +373,23 @@ fn parent_and_self(change: &Change) -> impl Iterator<Item = Path> + use<> {
     | Change::Remove(path)
     | Change::SetPermissions(path, _)) = change;
     path.parent().into_iter().chain([path.clone()])
+}
+
+/// Applies changes in their order; what happened several times is told once.
+fn apply_all(
+    tree: &mut Tree,
+    changes: &[Change],
+    generation: Generation,
+) -> Result<Vec<Happened>, XsError> {
+    let mut happened = Vec::new();
+    for change in changes {
+        for event in apply(tree, change, generation)? {
+            if !happened.contains(&event) {
+                happened.push(event);
+            }
+        }
+    }
+    Ok(happened)
 }
 
 fn apply(
