@@ -28,6 +28,6 @@ clean_up() {
     umount "/images/$1"/*/ 2> /dev/null
     chattr -R -i "/images/$1" 2> /dev/null
     rm -rf "/images/${1:?}" "/run/cases/${1:?}"
-    systemctl is-active --quiet cowbackd.service || systemctl restart cowbackd.service
+    [ -e /share/control ] || systemctl is-active --quiet cowbackd.service || systemctl restart cowbackd.service
     return 0
 }

@@ -42,3 +42,4 @@ eventually() {
 
 . "$(dirname "${BASH_SOURCE[0]}")/guests.sh"
 . "$(dirname "${BASH_SOURCE[0]}")/backend.sh"
+[ ! -e /share/control ] || . "$(dirname "${BASH_SOURCE[0]}")/control.sh"

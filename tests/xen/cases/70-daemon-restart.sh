@@ -1,0 +1,37 @@
+# The daemon is restarted under a guest's load: the guest goes on
+# shellcheck shell=bash
+
+create_guest vm "$(overlay xvda "$work/vm.cow" "$base")"
+wait_multiuser vm
+guest_id=$(domid vm)
+path=$(backend_path vm 51712)
+guest_start vm 'fio --name=load --filename=/srv/load --size=12M --rw=randwrite --bsrange=512-64k --blockalign=512 --fsync=16 --verify=crc32c --verify_fatal=1 --verify_state_save=0 --ioengine=libaio --direct=1 --iodepth=8 --loops=6 --minimal'
+eventually 60 "load in the guest" guest_run vm 'test -s /srv/load'
+
+# Every value that the backend's state takes during the restarts is recorded: the guest's disk must not be seen to close.
+xenstore-watch "$path/state" > "$state_dir/state-events" &
+watcher=$!
+for round in 1 2 3; do
+    step "restart $round of cowbackd"
+    before=$(cowbackd_pid)
+    systemctl restart cowbackd.service
+    after=$(cowbackd_pid)
+    [ "$before" != "$after" ] || fail "cowbackd is still process $before"
+    assert_eq 4 "$(node "$path/state")" "backend state after restart $round"
+    guest_run vm "echo $round >> /srv/rounds && sync"
+done
+
+step "the load ends without an error"
+load_ended() { guest_run vm 'grep ended /run/background.log'; }
+eventually 300 "end of the guest's load" load_ended
+guest_run vm 'cat /run/background.log; grep -q "ended with 0" /run/background.log'
+assert_eq "1 2 3" "$(guest_run vm 'paste -sd " " /srv/rounds')" "what the guest wrote after each restart"
+assert_eq "" "$(guest_run vm 'dmesg | grep -iE "I/O error|blk_update|EXT4-fs error|Buffer I/O" || true')" "errors in the guest's kernel log"
+assert_eq "$guest_id" "$(domid vm)" "domain of the guest"
+
+step "xenstore never showed the guest another state"
+kill "$watcher"
+# The first event is the watch's own; each further one is somebody writing the node.
+assert_eq 1 "$(wc -l < "$state_dir/state-events")" "writes to $path/state"
+shutdown_guest vm
+assert_image_clean "$work/vm.cow"
