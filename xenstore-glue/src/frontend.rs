@@ -308,10 +308,7 @@ fn protocol(limits: &Limits, node: Node) -> Result<Protocol, FrontendError> {
 
 /// How many pages each ring has, and whether one of the two nodes for it is there. Frontends write
 /// both nodes with the same meaning (blkif.h, note 3); the one that is not deprecated wins.
-fn ring_pages(
-    limits: &Limits,
-    get: &impl Fn(&str) -> Node,
-) -> Result<(u32, bool), FrontendError> {
+fn ring_pages(limits: &Limits, get: &impl Fn(&str) -> Node) -> Result<(u32, bool), FrontendError> {
     let max_order = limits.max_ring_page_order.min(16);
     let max_pages = 1_u32 << max_order;
     if let Some(order) = optional_number(get, "ring-page-order")? {
@@ -356,22 +353,17 @@ fn number(get: &impl Fn(&str) -> Node, node: &str) -> Result<u32, FrontendError>
     })
 }
 
-fn optional_number(
-    get: &impl Fn(&str) -> Node,
-    node: &str,
-) -> Result<Option<u32>, FrontendError> {
+fn optional_number(get: &impl Fn(&str) -> Node, node: &str) -> Result<Option<u32>, FrontendError> {
     match get(node) {
         Node::Missing => Ok(None),
         Node::Malformed => Err(FrontendError::NotText {
             node: node.to_owned(),
         }),
-        Node::Value(value) => {
-            decimal(&value)
-                .map(Some)
-                .ok_or_else(|| FrontendError::NotANumber {
-                    node: node.to_owned(),
-                    value: excerpt(&value),
-                })
-        }
+        Node::Value(value) => decimal(&value)
+            .map(Some)
+            .ok_or_else(|| FrontendError::NotANumber {
+                node: node.to_owned(),
+                value: excerpt(&value),
+            }),
     }
 }

@@ -61,13 +61,21 @@ fn linux_with_one_page_numbers_it_or_does_not() {
         [("feature-persistent", "0"), ("ring-ref0", "8")],
     ] {
         let nodes = [&nodes[..], &[("event-channel", "15")]].concat();
-        assert_eq!(parse(&nodes).unwrap().queues, [queue(&[8], 15)], "{nodes:?}");
+        assert_eq!(
+            parse(&nodes).unwrap().queues,
+            [queue(&[8], 15)],
+            "{nodes:?}"
+        );
     }
 }
 
 #[test]
 fn the_style_of_the_header_decides_between_two_names_for_one_page() {
-    let both = [("ring-ref", "1"), ("ring-ref0", "2"), ("event-channel", "3")];
+    let both = [
+        ("ring-ref", "1"),
+        ("ring-ref0", "2"),
+        ("event-channel", "3"),
+    ];
     assert_eq!(parse(&both).unwrap().queues, [queue(&[1], 3)]);
     let numbered = [&both[..], &[("ring-page-order", "0")]].concat();
     assert_eq!(parse(&numbered).unwrap().queues, [queue(&[2], 3)]);
@@ -121,11 +129,19 @@ fn missing_nodes_are_named() {
         "frontend node ring-ref is missing"
     );
     assert_eq!(
-        message(&[("event-channel", "8"), ("ring-page-order", "1"), ("ring-ref0", "1")]),
+        message(&[
+            ("event-channel", "8"),
+            ("ring-page-order", "1"),
+            ("ring-ref0", "1")
+        ]),
         "frontend node ring-ref1 is missing"
     );
     assert_eq!(
-        message(&[("multi-queue-num-queues", "2"), ("ring-ref", "1"), ("event-channel", "8")]),
+        message(&[
+            ("multi-queue-num-queues", "2"),
+            ("ring-ref", "1"),
+            ("event-channel", "8")
+        ]),
         "frontend node queue-0/event-channel is missing"
     );
 }
@@ -169,7 +185,10 @@ fn counts_are_bounded_before_anything_is_read_for_them() {
     }
     for queues in ["0", "5", "4294967295"] {
         let error = parse(&[("multi-queue-num-queues", queues)]).unwrap_err();
-        assert!(matches!(error, FrontendError::OutOfRange { .. }), "{queues}");
+        assert!(
+            matches!(error, FrontendError::OutOfRange { .. }),
+            "{queues}"
+        );
     }
     assert_eq!(
         message(&[("ring-ref", "1"), ("event-channel", "0")]),

@@ -82,7 +82,9 @@ pub struct Machine {
 impl Machine {
     /// The machine of a device that has just been found, and what to do about it first.
     pub fn new(policy: DetachPolicy, found: Observation) -> (Self, Vec<Action>) {
-        let state = found.backend.map_or(XenbusState::Unknown, |seen| seen.state);
+        let state = found
+            .backend
+            .map_or(XenbusState::Unknown, |seen| seen.state);
         let left_by_another = matches!(state, XenbusState::Connected | XenbusState::Closing);
         let mut machine = Self {
             policy,
@@ -155,8 +157,7 @@ impl Machine {
 
     /// The state in the backend directory, as last seen or written.
     pub fn backend_state(&self) -> XenbusState {
-        self.backend
-            .map_or(XenbusState::Unknown, |seen| seen.state)
+        self.backend.map_or(XenbusState::Unknown, |seen| seen.state)
     }
 
     /// The frontend's state, as last seen.

@@ -29,6 +29,9 @@ pub(crate) const STATES: [State; 9] = [
     State::Reconfigured,
 ];
 
+/// One for all failures: the machine does not look at it.
+const REASON: &str = "reason";
+
 /// The machine, or a broken one.
 pub(crate) trait Subject: Clone + Eq + Hash + Debug {
     fn start(policy: DetachPolicy, found: Observation) -> (Self, Vec<Action>);
@@ -163,16 +166,9 @@ impl<S: Subject> World<S> {
             .into_iter()
             .map(|state| Step::Frontend(FrontendSeen::from_state(state)))
             .collect();
-        steps.extend(STATES.into_iter().map(Step::Meddle));
+        steps.extend([State::InitWait, State::Closing, State::Closed].map(Step::Meddle));
         steps.extend([true, false].map(Step::Online));
-        steps.extend(
-            [
-                HotplugStatus::None,
-                HotplugStatus::Connected,
-                HotplugStatus::Error,
-            ]
-            .map(Step::Hotplug),
-        );
+        steps.extend([HotplugStatus::Error, HotplugStatus::Connected].map(Step::Hotplug));
         steps.extend([
             Step::OtherRings,
             Step::Destroy,
@@ -192,8 +188,9 @@ impl<S: Subject> World<S> {
         steps
     }
 
-    /// Lets it happen; with `writes_work` false, the first xenstore write that follows fails.
-    pub(crate) fn take(&mut self, step: Step, writes_work: bool) -> Checked {
+    /// Lets it happen; with `writes_work` false, every xenstore write that follows fails. Says whether
+    /// there was any.
+    pub(crate) fn take(&mut self, step: Step, writes_work: bool) -> Result<bool, String> {
         let event = self.change(step);
         // The frontend sees states 5 and 6, whoever wrote them.
         let progress = match self.node.map(|node| node.state) {
@@ -205,8 +202,9 @@ impl<S: Subject> World<S> {
             self.handshake = progress;
         }
         self.stale &= self.image || self.link || self.order.is_some();
-        self.feed(event, writes_work)?;
-        self.check_rest(step)
+        let wrote = self.feed(event, writes_work)?;
+        self.check_rest(step)?;
+        Ok(wrote)
     }
 
     fn change(&mut self, step: Step) -> Event {
@@ -242,7 +240,7 @@ impl<S: Subject> World<S> {
             Step::Fault => {
                 self.break_handshake();
                 return Event::Fault {
-                    reason: "fault".into(),
+                    reason: REASON.into(),
                 };
             }
             Step::Shutdown => {
@@ -285,11 +283,13 @@ impl<S: Subject> World<S> {
     }
 
     fn make_directory(&mut self) {
-        let unseen_until_now = self.node.is_some_and(|node| node.state == State::Initialising);
+        let unseen_until_now = self
+            .node
+            .is_some_and(|node| node.state == State::Initialising);
         self.node = Some(BackendSeen {
             state: State::Initialising,
             online: true,
-            hotplug: HotplugStatus::None,
+            hotplug: HotplugStatus::Error,
         });
         self.features = false;
         if !unseen_until_now {
@@ -325,7 +325,7 @@ impl<S: Subject> World<S> {
 
     /// Letting go cannot fail.
     fn fail(&mut self) -> Event {
-        let reason = "failed".to_owned();
+        let reason = REASON.to_owned();
         match self.order {
             Some(Order::Open) => {
                 self.order = None;
@@ -346,9 +346,9 @@ impl<S: Subject> World<S> {
         }
     }
 
-    fn feed(&mut self, event: Event, writes_work: bool) -> Checked {
+    fn feed(&mut self, event: Event, writes_work: bool) -> Result<bool, String> {
         if self.forgotten {
-            return Ok(());
+            return Ok(false);
         }
         self.write_failed &= !matches!(event, Event::Retry | Event::HotplugAdd);
         let actions = self.machine.handle(event);
@@ -356,8 +356,8 @@ impl<S: Subject> World<S> {
     }
 
     /// Does what the machine wants, and tells it how its writes went, until it wants no more.
-    fn perform(&mut self, mut actions: Vec<Action>, writes_work: bool) -> Checked {
-        for _ in 0..10 {
+    fn perform(&mut self, mut actions: Vec<Action>, writes_work: bool) -> Result<bool, String> {
+        for round in 0..10 {
             let writes = actions.iter().any(Action::is_publication);
             for action in actions.drain(..) {
                 if action.is_publication() && !writes_work {
@@ -367,12 +367,12 @@ impl<S: Subject> World<S> {
                     .map_err(|broken| format!("{action:?}: {broken}"))?;
             }
             actions = match (writes, writes_work) {
-                (false, _) => return Ok(()),
+                (false, _) => return Ok(round > 0),
                 (true, true) => self.machine.handle(Event::Written),
                 (true, false) => {
                     self.write_failed = true;
                     self.machine.handle(Event::WriteFailed {
-                        reason: "no".into(),
+                        reason: REASON.into(),
                         seen: self.look(false),
                     })
                 }
@@ -416,12 +416,18 @@ impl<S: Subject> World<S> {
             }
             Action::AnswerAdd(answer) => {
                 rule(self.add_waiting, "answered an add that nobody asked")?;
-                rule(answer.is_err() || self.image, "add is done, image is closed")?;
+                rule(
+                    answer.is_err() || self.image,
+                    "add is done, image is closed",
+                )?;
                 self.add_waiting = false;
             }
             Action::AnswerRemove => {
                 rule(self.remove_waiting, "answered a remove that nobody asked")?;
-                rule(!self.image && self.order.is_none(), "removed, image is open")?;
+                rule(
+                    !self.image && self.order.is_none(),
+                    "removed, image is open",
+                )?;
                 self.remove_waiting = false;
                 self.removed &= !self.add_waiting;
             }
@@ -440,7 +446,10 @@ impl<S: Subject> World<S> {
 
     fn connect(&mut self, adopt: bool) -> Checked {
         let node = self.node.ok_or("connected without a directory")?;
-        rule(self.image && !self.link, "connected without image, or twice")?;
+        rule(
+            self.image && !self.link,
+            "connected without image, or twice",
+        )?;
         rule(
             node.hotplug == HotplugStatus::Connected,
             "connected before hotplug",
