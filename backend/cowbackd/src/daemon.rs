@@ -1,0 +1,155 @@
+//! The life of the daemon.
+
+use std::io;
+use std::path::PathBuf;
+
+use sd_notify::NotifyState;
+use thiserror::Error;
+use tokio::signal::unix::{SignalKind, signal};
+use xenstore_glue::frontend::Limits;
+use xenstore_glue::runner::{Channels, Handle, Runner, RunnerConfig, RunnerError};
+use xenstore_rs::tokio::XsTokio;
+
+use crate::Options;
+use crate::control;
+use crate::devices::Devices;
+use crate::worker::{WorkerHandle, advertised};
+
+/// Most worker threads by default: one can serve many disks, and dom0 has other work.
+const WORKERS_DEFAULT_MAX: usize = 4;
+
+/// Why the daemon ended.
+#[derive(Debug, Error)]
+pub(crate) enum DaemonError {
+    /// Something of the operating system did not work.
+    #[error("cannot {action}: {cause}")]
+    System {
+        action: &'static str,
+        #[source]
+        cause: io::Error,
+    },
+    /// The control socket cannot be made.
+    #[error("{}: cannot listen for the control API: {cause}", path.display())]
+    Control {
+        path: PathBuf,
+        #[source]
+        cause: io::Error,
+    },
+    /// Xenstore cannot be reached, or not any more.
+    #[error(transparent)]
+    Runner(#[from] RunnerError),
+    /// The control API ended.
+    #[error("the control API failed: {0}")]
+    ControlEnded(#[source] io::Error),
+}
+
+fn failed(action: &'static str) -> impl FnOnce(io::Error) -> DaemonError {
+    move |cause| DaemonError::System { action, cause }
+}
+
+/// Runs the daemon until it is told to stop.
+pub(crate) fn run(options: &Options) -> Result<(), DaemonError> {
+    tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(failed("start the runtime"))?
+        .block_on(serve(options))
+}
+
+async fn serve(options: &Options) -> Result<(), DaemonError> {
+    // Before anything is opened, so that an early signal is not lost.
+    let mut terminate = signal(SignalKind::terminate()).map_err(failed("wait for signals"))?;
+    let mut interrupt = signal(SignalKind::interrupt()).map_err(failed("wait for signals"))?;
+    let listener = control::listen(&options.runtime_dir)?;
+    let Channels {
+        runner,
+        handle,
+        mut orders,
+        reports,
+    } = Runner::set_up(
+        XsTokio::new().await.map_err(failed("reach xenstore"))?,
+        RunnerConfig::new(advertised(), Limits::default()),
+    );
+    let workers = (0..worker_count(options))
+        .map(|index| WorkerHandle::start(index, reports.clone()))
+        .collect::<io::Result<Vec<_>>>()
+        .map_err(failed("start a worker"))?;
+    tracing::info!(
+        "cowbackd {} with {} workers",
+        env!("CARGO_PKG_VERSION"),
+        workers.len()
+    );
+    let devices = Devices::new(workers, reports);
+
+    let mut runner = tokio::spawn(runner.run());
+    let mut control = tokio::spawn(control::serve(listener, handle.clone(), devices.clone()));
+    notify(NotifyState::Ready);
+
+    let mut stopping: Option<tokio::task::JoinHandle<()>> = None;
+    loop {
+        tokio::select! {
+            Some(order) = orders.recv() => devices.obey(order),
+            _ = terminate.recv(), if stopping.is_none() => stopping = Some(stop(&handle)),
+            _ = interrupt.recv(), if stopping.is_none() => stopping = Some(stop(&handle)),
+            ended = &mut runner => {
+                finish(ended, stopping.is_some())?;
+                break;
+            }
+            ended = &mut control, if stopping.is_none() => {
+                return Err(DaemonError::ControlEnded(match ended {
+                    Ok(Err(error)) => error,
+                    Ok(Ok(())) => io::Error::other("it ended"),
+                    Err(panic) => io::Error::other(panic),
+                }));
+            }
+        }
+    }
+    control.abort();
+    let _ = control.await;
+    devices.stop();
+    tracing::info!("stopped");
+    Ok(())
+}
+
+/// Begins to stop: every disk is drained and closed, for the next daemon to take over.
+fn stop(handle: &Handle) -> tokio::task::JoinHandle<()> {
+    tracing::info!("stopping: answering what was taken, and closing the images");
+    notify(NotifyState::Stopping);
+    let handle = handle.clone();
+    tokio::spawn(async move {
+        // An error means that the runner has ended, which is what is waited for.
+        let _ = handle.shutdown().await;
+    })
+}
+
+fn finish(
+    ended: Result<Result<(), RunnerError>, tokio::task::JoinError>,
+    stopping: bool,
+) -> Result<(), DaemonError> {
+    match ended {
+        Ok(Ok(())) if stopping => Ok(()),
+        Ok(Ok(())) => Err(failed("serve xenstore")(io::Error::other(
+            "the runner ended",
+        ))),
+        Ok(Err(error)) => Err(error.into()),
+        Err(panic) => Err(failed("serve xenstore")(io::Error::other(panic))),
+    }
+}
+
+fn worker_count(options: &Options) -> usize {
+    options.workers.map_or_else(
+        || {
+            std::thread::available_parallelism()
+                .map_or(1, usize::from)
+                .min(WORKERS_DEFAULT_MAX)
+        },
+        usize::from,
+    )
+}
+
+/// Tells the service manager, if there is one.
+fn notify(state: NotifyState<'_>) {
+    if let Err(error) = sd_notify::notify(&[state]) {
+        tracing::warn!("cannot notify the service manager: {error}");
+    }
+}

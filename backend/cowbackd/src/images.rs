@@ -1,0 +1,173 @@
+//! Opening the image that a device asks for. Blocks; called on a thread of its own.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use blockio::file::BlockFile;
+use blockio::image::{self, CreateOptions, Image, ImageAccess, ImageError};
+use dscow::engine::Engine;
+use thiserror::Error;
+use xenstore_glue::DiskProperties;
+
+use crate::target::{Target, TargetError};
+
+/// Logical sector size that disks have. Blocks of an image are never smaller than a page, so the physical
+/// size, which guests align to, is a page.
+const SECTOR_SIZE: u32 = 512;
+const PHYSICAL_SECTOR_SIZE: u32 = 4096;
+
+/// An image that was opened for a device.
+pub(crate) struct Opened {
+    pub(crate) engine: Box<Engine>,
+    pub(crate) files: Vec<Arc<BlockFile>>,
+    pub(crate) disk: DiskProperties,
+}
+
+/// Why a device gets no image.
+#[derive(Debug, Error)]
+pub(crate) enum OpenImageError {
+    /// The target is not understood.
+    #[error(transparent)]
+    Target(#[from] TargetError),
+    /// The image cannot be opened or created.
+    #[error(transparent)]
+    Image(#[from] ImageError),
+    /// The image exists, and is an overlay of something else.
+    #[error("{}: exists, but is an overlay of {found} and not of {}", image.display(), asked.display())]
+    OtherBase {
+        image: PathBuf,
+        found: String,
+        asked: PathBuf,
+    },
+}
+
+/// Opens what `params` asks for, creating an overlay that does not exist.
+///
+/// # Errors
+/// Names the file and the cause. If the overlay was created and cannot be opened, it is removed again.
+pub(crate) fn open(
+    params: &str,
+    access: ImageAccess,
+    cdrom: bool,
+) -> Result<Opened, OpenImageError> {
+    let target = Target::parse(params)?;
+    let created = create_if_missing(&target)?;
+    let image = Image::open(&target.image, access).inspect_err(|_| {
+        if created && let Err(error) = std::fs::remove_file(&target.image) {
+            tracing::warn!("cannot remove {}: {error}", target.image.display());
+        }
+    })?;
+    check_base(&target, &image)?;
+    let disk = DiskProperties {
+        sectors: image.header().layout.virtual_size() / u64::from(SECTOR_SIZE),
+        sector_size: SECTOR_SIZE,
+        physical_sector_size: PHYSICAL_SECTOR_SIZE,
+        read_only: access == ImageAccess::ReadOnly,
+        removable: false,
+        cdrom,
+    };
+    let (engine, files) = image.into_engine();
+    Ok(Opened {
+        engine: Box::new(engine),
+        files,
+        disk,
+    })
+}
+
+fn create_if_missing(target: &Target) -> Result<bool, ImageError> {
+    let Some(base) = &target.base else {
+        return Ok(false);
+    };
+    // A dangling link exists, and is reported by the opening.
+    if target.image.symlink_metadata().is_ok() {
+        return Ok(false);
+    }
+    let options = CreateOptions {
+        base: Some(base.clone()),
+        ..CreateOptions::default()
+    };
+    image::create(&target.image, &options)?;
+    tracing::info!("created {} over {}", target.image.display(), base.display());
+    Ok(true)
+}
+
+/// An image that exists must be an overlay of the base that was asked for: the guest would boot something
+/// else than its configuration says.
+fn check_base(target: &Target, image: &Image) -> Result<(), OpenImageError> {
+    let Some(asked) = &target.base else {
+        return Ok(());
+    };
+    let found = image.below().first().map(image::Layer::path);
+    if found.is_some_and(|found| is_same_file(found, asked)) {
+        return Ok(());
+    }
+    Err(OpenImageError::OtherBase {
+        image: target.image.clone(),
+        found: found.map_or_else(|| "nothing".to_owned(), |path| path.display().to_string()),
+        asked: asked.clone(),
+    })
+}
+
+fn is_same_file(one: &Path, other: &Path) -> bool {
+    if one == other {
+        return true;
+    }
+    match (one.canonicalize(), other.canonicalize()) {
+        (Ok(one), Ok(other)) => one == other,
+        _ => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+
+    fn open_error(params: &str) -> String {
+        let opened = open(params, ImageAccess::Writable, false);
+        opened.err().expect("it must not open").to_string()
+    }
+
+    #[test]
+    fn an_overlay_is_created_once_and_then_opened() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = |name: &str| folder.path().join(name).display().to_string();
+        fs::write(path("base.img"), vec![1; 1 << 20]).unwrap();
+        let params = format!("dscow:{}:{}", path("vm.cow"), path("base.img"));
+        let opened = open(&params, ImageAccess::Writable, false).unwrap();
+        assert_eq!(opened.disk.sectors, 2048);
+        assert!(open_error(&params).contains("in use by"));
+        drop(opened);
+        let opened = open(&path("vm.cow"), ImageAccess::Writable, false).unwrap();
+        assert_eq!(opened.files.len(), 2);
+    }
+
+    #[test]
+    fn a_missing_base_leaves_no_overlay_behind() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = |name: &str| folder.path().join(name).display().to_string();
+        let message = open_error(&format!("dscow:{}:{}", path("vm.cow"), path("no.img")));
+        assert!(message.ends_with("no.img: does not exist"), "{message}");
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn an_overlay_of_something_else_is_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = |name: &str| folder.path().join(name).display().to_string();
+        for name in ["one.img", "two.img"] {
+            fs::write(path(name), vec![1; 4096]).unwrap();
+        }
+        let params = |base: &str| format!("dscow:{}:{}", path("vm.cow"), path(base));
+        drop(open(&params("one.img"), ImageAccess::Writable, false).unwrap());
+        let message = open_error(&params("two.img"));
+        assert!(
+            message.contains("one.img and not of") && message.ends_with("two.img"),
+            "{message}"
+        );
+        // The same base by another path is the same base.
+        std::os::unix::fs::symlink(path("one.img"), path("link.img")).unwrap();
+        open(&params("link.img"), ImageAccess::Writable, false).unwrap();
+    }
+}

@@ -1,0 +1,20 @@
+//! Where the log goes: standard error, in the way that journald likes it if it reads along.
+
+use tracing_subscriber::EnvFilter;
+use tracing_subscriber::filter::ParseError;
+
+/// Starts logging what `filter` lets through.
+pub(crate) fn start(filter: &str) -> Result<(), ParseError> {
+    let filter = EnvFilter::try_new(filter)?;
+    let builder = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_target(false);
+    // journald writes down the time of each line itself, and shows colours as noise.
+    if std::env::var_os("JOURNAL_STREAM").is_some() {
+        builder.with_ansi(false).without_time().init();
+    } else {
+        builder.with_ansi(false).init();
+    }
+    Ok(())
+}

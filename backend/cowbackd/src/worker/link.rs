@@ -1,0 +1,155 @@
+//! The connection to one frontend: its rings, channels and grants.
+
+use blkif::{Abi, BackRing, Features, Limits, LimitsError, Reason, RingError, Sector, SectorSize};
+use rustc_hash::FxHashSet;
+use thiserror::Error;
+use xengnttab::{
+    Access, DomId, Gnttab, GrantRef, Grants, Mapping, Page, PersistentGrants, TransientGrants,
+};
+use xenstore_glue::DiskProperties;
+use xenstore_glue::frontend::{FrontendConfig, Protocol, QueueConfig};
+
+use super::channel::{Channel, ChannelError};
+use super::foreign::RingMemory;
+
+/// Most pages of a frontend that stay mapped for each of its queues; what Linux's blkback keeps by default.
+const PERSISTENT_GRANTS_PER_QUEUE: usize = 1056;
+
+/// What every vbd offers beyond reads and writes. [`advertised`] says the same to frontends.
+const FEATURES: Features = Features {
+    flush: true,
+    barrier: false,
+    discard: blkif::Discard::No,
+    indirect_segments_max: 0,
+};
+
+/// The nodes by which frontends learn what is offered.
+pub(crate) fn advertised() -> Vec<(String, String)> {
+    [
+        ("feature-flush-cache", u8::from(FEATURES.flush)),
+        ("feature-persistent", 1),
+        ("max-ring-page-order", 0),
+        ("multi-queue-max-queues", 1),
+    ]
+    .map(|(node, value)| (node.to_owned(), value.to_string()))
+    .into()
+}
+
+/// The connection to one frontend.
+pub(super) struct Link {
+    pub(super) queues: Vec<Queue>,
+    pub(super) grants: Grants<Gnttab>,
+    pub(super) limits: Limits,
+    /// No more requests are taken: it is being disconnected, or the frontend broke the protocol.
+    pub(super) stopped: bool,
+    /// Scratch space for mapping, kept to save allocations.
+    pub(super) pages: Vec<Page<Mapping>>,
+    /// The kinds of refusals that were logged already: a guest must not fill the log.
+    logged: FxHashSet<Reason>,
+}
+
+/// One ring with its event channel.
+pub(super) struct Queue {
+    pub(super) ring: BackRing<RingMemory>,
+    pub(super) channel: Channel,
+}
+
+/// Why a frontend cannot be connected to.
+#[derive(Debug, Error)]
+pub(super) enum LinkError {
+    /// The size of the disk does not fit the protocol.
+    #[error(transparent)]
+    Limits(#[from] LimitsError),
+    /// The sector size is not one that the protocol knows.
+    #[error("sector size {0} is not supported")]
+    SectorSize(u32),
+    /// A ring page cannot be mapped.
+    #[error("cannot map the ring: {0}")]
+    Map(#[from] xengnttab::Error),
+    /// The ring's indices cannot be.
+    #[error("the ring is not usable: {0}")]
+    Ring(#[from] RingError),
+    /// The channel cannot be bound.
+    #[error(transparent)]
+    Channel(#[from] ChannelError),
+}
+
+impl Link {
+    /// Maps the rings and binds the channels of a frontend.
+    pub(super) fn connect(
+        domid: u16,
+        frontend: &FrontendConfig,
+        disk: &DiskProperties,
+    ) -> Result<Self, LinkError> {
+        let gnttab = Gnttab::open()?;
+        let abi = abi(frontend.protocol);
+        let queues = frontend
+            .queues
+            .iter()
+            .map(|queue| Queue::connect(&gnttab, domid, abi, queue))
+            .collect::<Result<Vec<_>, _>>()?;
+        let grants = if frontend.persistent_grants {
+            let capacity = PERSISTENT_GRANTS_PER_QUEUE * queues.len();
+            Grants::Persistent(PersistentGrants::new(gnttab, DomId(domid), capacity))
+        } else {
+            Grants::Transient(TransientGrants::new(gnttab, DomId(domid)))
+        };
+        Ok(Self {
+            queues,
+            grants,
+            limits: limits(disk)?,
+            stopped: false,
+            pages: Vec::new(),
+            logged: FxHashSet::default(),
+        })
+    }
+
+    /// Whether this refusal is the first of its kind on this connection, and worth a line in the log.
+    pub(super) fn is_first(&mut self, reason: Reason) -> bool {
+        self.logged.insert(reason)
+    }
+}
+
+impl Queue {
+    fn connect(
+        gnttab: &Gnttab,
+        domid: u16,
+        abi: Abi,
+        queue: &QueueConfig,
+    ) -> Result<Self, LinkError> {
+        let refs: Vec<GrantRef> = queue.ring_refs.iter().map(|r| GrantRef(r.0)).collect();
+        let mapping = gnttab.map(DomId(domid), &refs, Access::ReadWrite)?;
+        let ring = BackRing::attach(RingMemory(mapping), abi)?;
+        let channel = Channel::bind(domid, queue.event_channel.0)?;
+        Ok(Self { ring, channel })
+    }
+
+    /// Shows the frontend its responses, and wakes it if it asked for that.
+    pub(super) fn publish(&mut self) {
+        if self.ring.publish() {
+            self.channel.notify();
+        }
+    }
+}
+
+fn abi(protocol: Protocol) -> Abi {
+    match protocol {
+        Protocol::X86_64 => Abi::X86_64,
+        Protocol::X86_32 => Abi::X86_32,
+        Protocol::Arm => Abi::Arm,
+    }
+}
+
+fn limits(disk: &DiskProperties) -> Result<Limits, LinkError> {
+    let sector_size = match disk.sector_size {
+        512 => SectorSize::B512,
+        4096 => SectorSize::B4096,
+        other => return Err(LinkError::SectorSize(other)),
+    };
+    Ok(Limits::new(
+        Sector(disk.sectors),
+        sector_size,
+        disk.read_only,
+        FEATURES,
+    )?)
+}

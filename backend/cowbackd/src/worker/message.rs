@@ -1,0 +1,79 @@
+//! What the control plane tells a worker.
+
+use std::sync::Arc;
+
+use blockio::file::BlockFile;
+use dscow::engine::Engine;
+use tokio::sync::oneshot;
+use xenstore_glue::frontend::FrontendConfig;
+use xenstore_glue::{DeviceId, DiskProperties};
+
+/// A message to a worker. Each of the first four is answered by one report.
+pub(crate) enum ToWorker {
+    /// Take over an image that was opened for a device.
+    Open {
+        /// For whom.
+        device: DeviceId,
+        /// Its engine, not opened yet.
+        engine: Box<Engine>,
+        /// The files of its layers, the image's own first.
+        files: Vec<Arc<BlockFile>>,
+        /// What the frontend is to know of it.
+        disk: DiskProperties,
+    },
+    /// Connect to the frontend's rings.
+    Connect {
+        /// Whose.
+        device: DeviceId,
+        /// What the frontend offers.
+        frontend: FrontendConfig,
+    },
+    /// Take no more requests, finish those that were taken, unmap.
+    Disconnect {
+        /// Which.
+        device: DeviceId,
+    },
+    /// Commit and close the image.
+    Close {
+        /// Which.
+        device: DeviceId,
+    },
+    /// Tell how the device is doing.
+    Inspect {
+        /// Which.
+        device: DeviceId,
+        /// Where to.
+        reply: oneshot::Sender<VbdStatistics>,
+    },
+    /// End the thread. Nothing may be open any more.
+    Stop,
+}
+
+/// How a vbd is doing.
+#[derive(Clone, Debug, Default, serde::Serialize)]
+pub(crate) struct VbdStatistics {
+    /// Size of the virtual disk in bytes.
+    pub(crate) virtual_size_bytes: u64,
+    /// Blocks allocated, in bytes.
+    pub(crate) allocated_bytes: u64,
+    /// Requests answered since the image was opened.
+    pub(crate) reads: u64,
+    /// As above.
+    pub(crate) writes: u64,
+    /// As above.
+    pub(crate) flushes: u64,
+    /// Bytes read by the guest.
+    pub(crate) read_bytes: u64,
+    /// Bytes written by the guest.
+    pub(crate) written_bytes: u64,
+    /// Requests that failed because of the host.
+    pub(crate) failed: u64,
+    /// Requests that were refused because they broke the protocol.
+    pub(crate) rejected: u64,
+    /// Blocks that were copied up from the base.
+    pub(crate) copy_ups: u64,
+    /// Commits of the bitmap.
+    pub(crate) commits: u64,
+    /// Requests taken and not answered at this moment.
+    pub(crate) in_flight: u64,
+}

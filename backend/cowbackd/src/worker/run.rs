@@ -1,0 +1,289 @@
+//! The loop of a worker thread.
+
+use std::collections::HashMap;
+use std::io;
+use std::os::fd::{BorrowedFd, OwnedFd};
+use std::sync::mpsc::Receiver;
+use std::time::{Duration, Instant};
+
+use blockio::disk::{Disk, DiskNumber};
+use blockio::executor::{Event, Executor, open_executor};
+use slab::Slab;
+use tokio::sync::mpsc::UnboundedSender;
+use xenstore_glue::DeviceId;
+use xenstore_glue::frontend::FrontendConfig;
+use xenstore_glue::runner::Report;
+
+use super::link::Link;
+use super::message::ToWorker;
+use super::vbd::Vbd;
+
+/// How often bits that nobody flushed are committed.
+const IDLE_COMMIT_INTERVAL: Duration = Duration::from_secs(1);
+
+/// Key of the watch on the control plane's eventfd; those of channels begin with the number of a vbd.
+const WAKE: u64 = u64::MAX;
+
+/// A worker: one executor, and the vbds that live here.
+pub(super) struct Worker {
+    executor: Box<dyn Executor>,
+    inbox: Receiver<ToWorker>,
+    reports: UnboundedSender<Report>,
+    wake: OwnedFd,
+    vbds: Slab<Vbd>,
+    numbers: HashMap<DeviceId, usize>,
+    /// Vbds with something to settle after this round of events.
+    touched: Vec<usize>,
+    /// Reports of this round.
+    outbox: Vec<Report>,
+    next_commit: Instant,
+    stopping: bool,
+}
+
+impl Worker {
+    pub(super) fn new(
+        inbox: Receiver<ToWorker>,
+        reports: UnboundedSender<Report>,
+        wake: BorrowedFd<'_>,
+    ) -> io::Result<Self> {
+        let mut executor = open_executor()?;
+        executor.watch(WAKE, wake)?;
+        Ok(Self {
+            executor,
+            inbox,
+            reports,
+            wake: wake.try_clone_to_owned()?,
+            vbds: Slab::new(),
+            numbers: HashMap::new(),
+            touched: Vec::new(),
+            outbox: Vec::new(),
+            next_commit: Instant::now(),
+            stopping: false,
+        })
+    }
+
+    /// Serves until told to stop.
+    ///
+    /// # Panics
+    /// If the executor breaks: no disk could be served any more, and a new process can adopt them all.
+    pub(super) fn run(&mut self) {
+        let mut events = Vec::new();
+        while !self.stopping {
+            let timeout = self.time_to_commit();
+            self.executor
+                .wait(timeout, &mut events)
+                .expect("the executor works, or nothing does");
+            for event in events.drain(..) {
+                self.handle(event);
+            }
+            self.commit_if_due();
+            self.settle();
+        }
+    }
+
+    fn handle(&mut self, event: Event) {
+        match event {
+            Event::Done { key, result } => {
+                let (DiskNumber(number), op) = DiskNumber::of_key(key);
+                let number = number as usize;
+                if let Some(vbd) = self.vbds.get_mut(number) {
+                    vbd.disk().complete(self.executor.as_mut(), op, result);
+                    self.touched.push(number);
+                }
+            }
+            Event::Readable { key: WAKE } => self.read_inbox(),
+            Event::Readable { key } => self.channel_event(key),
+        }
+    }
+
+    fn channel_event(&mut self, key: u64) {
+        let (number, queue) = of_watch_key(key);
+        let Some(vbd) = self.vbds.get_mut(number) else {
+            return;
+        };
+        let Some(link) = &vbd.link else { return };
+        if let Err(error) = link.queues[queue].channel.acknowledge() {
+            tracing::error!(device = %vbd.device(), "cannot acknowledge an event: {error}");
+        }
+        vbd.serve(queue, self.executor.as_mut(), &mut self.outbox);
+        self.touched.push(number);
+    }
+
+    fn read_inbox(&mut self) {
+        // Emptied before the messages are taken: one that comes later wakes us again.
+        let mut count = [0; 8];
+        match rustix::io::read(&self.wake, &mut count) {
+            Ok(_) | Err(rustix::io::Errno::AGAIN) => {}
+            Err(error) => tracing::error!("cannot read the wake-up of the control plane: {error}"),
+        }
+        while let Ok(message) = self.inbox.try_recv() {
+            self.obey(message);
+        }
+    }
+
+    fn obey(&mut self, message: ToWorker) {
+        match message {
+            ToWorker::Open {
+                device,
+                engine,
+                files,
+                disk: properties,
+            } => {
+                let entry = self.vbds.vacant_entry();
+                let number = entry.key();
+                let disk = Disk::new(
+                    DiskNumber(u32::try_from(number).expect("far fewer vbds")),
+                    *engine,
+                    files,
+                    self.executor.as_mut(),
+                );
+                let vbd = entry.insert(Vbd::new(device, disk, properties));
+                vbd.open(self.executor.as_mut());
+                self.numbers.insert(device, number);
+                self.touched.push(number);
+            }
+            ToWorker::Connect { device, frontend } => {
+                if let Some(number) = self.number(device) {
+                    let report = self.connect(number, &frontend);
+                    self.outbox.push(report);
+                    self.serve_all_queues(number);
+                }
+            }
+            ToWorker::Disconnect { device } => {
+                if let Some(number) = self.number(device) {
+                    self.vbds[number].disconnect();
+                }
+            }
+            ToWorker::Close { device } => {
+                if let Some(number) = self.number(device) {
+                    self.vbds[number].close(self.executor.as_mut());
+                }
+            }
+            ToWorker::Inspect { device, reply } => {
+                if let Some(number) = self.numbers.get(&device) {
+                    let _ = reply.send(self.vbds[*number].statistics());
+                }
+            }
+            ToWorker::Stop => self.stopping = true,
+        }
+    }
+
+    /// The number of a device, which is going to be touched.
+    fn number(&mut self, device: DeviceId) -> Option<usize> {
+        let number = self.numbers.get(&device).copied();
+        match number {
+            Some(number) => self.touched.push(number),
+            None => {
+                tracing::error!(%device, "the worker was told about a device that it does not have")
+            }
+        }
+        number
+    }
+
+    fn connect(&mut self, number: usize, frontend: &FrontendConfig) -> Report {
+        let vbd = &mut self.vbds[number];
+        let device = vbd.device();
+        let domid = device.domid.raw();
+        let watched = Link::connect(domid, frontend, vbd.properties())
+            .map_err(|error| error.to_string())
+            .and_then(|link| watch_channels(self.executor.as_mut(), number, link));
+        match watched {
+            Ok(link) => {
+                vbd.link = Some(link);
+                Report::Connected { device }
+            }
+            Err(reason) => Report::ConnectFailed { device, reason },
+        }
+    }
+
+    /// Requests may be on the rings already, in particular of a frontend that an earlier process served.
+    fn serve_all_queues(&mut self, number: usize) {
+        let vbd = &mut self.vbds[number];
+        let queues = vbd.link.as_ref().map_or(0, |link| link.queues.len());
+        for queue in 0..queues {
+            vbd.serve(queue, self.executor.as_mut(), &mut self.outbox);
+        }
+    }
+
+    /// How long to sleep at most, if there is something to commit.
+    fn time_to_commit(&self) -> Option<Duration> {
+        let uncommitted = |(_, vbd): (usize, &Vbd)| vbd.has_uncommitted_bits();
+        self.vbds
+            .iter()
+            .any(uncommitted)
+            .then(|| self.next_commit.saturating_duration_since(Instant::now()))
+    }
+
+    fn commit_if_due(&mut self) {
+        let now = Instant::now();
+        if now < self.next_commit {
+            return;
+        }
+        self.next_commit = now + IDLE_COMMIT_INTERVAL;
+        for (number, vbd) in &mut self.vbds {
+            if vbd.has_uncommitted_bits() {
+                vbd.disk().commit_idle(self.executor.as_mut());
+                self.touched.push(number);
+            }
+        }
+    }
+
+    /// Answers what has finished in this round, and reports.
+    fn settle(&mut self) {
+        let mut touched = std::mem::take(&mut self.touched);
+        touched.sort_unstable();
+        touched.dedup();
+        for number in touched.drain(..) {
+            self.settle_vbd(number);
+        }
+        self.touched = touched;
+        for report in self.outbox.drain(..) {
+            // The control plane ends before its workers only together with the process.
+            let _ = self.reports.send(report);
+        }
+    }
+
+    fn settle_vbd(&mut self, number: usize) {
+        let Some(vbd) = self.vbds.get_mut(number) else {
+            return;
+        };
+        vbd.settle(self.executor.as_mut(), &mut self.outbox);
+        if vbd.may_unlink()
+            && let Some(link) = vbd.link.take()
+        {
+            for queue in 0..link.queues.len() {
+                self.executor.unwatch(watch_key(number, queue));
+            }
+        }
+        if vbd.is_closed() {
+            self.numbers.remove(&vbd.device());
+            self.vbds.remove(number).release(self.executor.as_mut());
+        }
+    }
+}
+
+/// Watches the channels of a link, or takes it down again.
+fn watch_channels(executor: &mut dyn Executor, number: usize, link: Link) -> Result<Link, String> {
+    for (queue, served) in link.queues.iter().enumerate() {
+        let watched = served
+            .channel
+            .descriptor()
+            .and_then(|descriptor| executor.watch(watch_key(number, queue), descriptor));
+        if let Err(error) = watched {
+            for earlier in 0..queue {
+                executor.unwatch(watch_key(number, earlier));
+            }
+            return Err(format!("cannot watch the event channel: {error}"));
+        }
+    }
+    Ok(link)
+}
+
+fn watch_key(number: usize, queue: usize) -> u64 {
+    (number as u64) << 32 | queue as u64
+}
+
+fn of_watch_key(key: u64) -> (usize, usize) {
+    let half = |bits: u64| usize::try_from(bits & u64::from(u32::MAX)).expect("32 bits fit");
+    (half(key >> 32), half(key))
+}

@@ -1,0 +1,211 @@
+//! What cannot be served is refused with a reason, and harms nothing else.
+
+use std::fs;
+
+use simulated::{PATIENCE, Rig, base_sector, options};
+use simxen::{Frontend, FrontendOptions};
+
+/// Attaches what must fail; returns the sentence that the script would put into `hotplug-error`.
+fn refused(rig: &Rig, target: &str) -> String {
+    let guest = rig.guest(9);
+    let toolstack = rig.host.toolstack();
+    let disk = toolstack
+        .create_nodes(&guest, &rig.spec("xvdz", target))
+        .unwrap();
+    toolstack.wait_for_backend(&disk).unwrap();
+    toolstack.hotplug_add(&disk).unwrap_err();
+    let error = disk.backend_node("hotplug-error");
+    let sentence = rig.host.xenstore().read_text(&error).unwrap();
+    // libxl detaches what it could not attach.
+    toolstack.destroy_domain(&guest, [&disk]).unwrap();
+    sentence
+}
+
+#[test]
+fn bad_targets_are_named_with_the_cause_and_leave_nothing_behind() {
+    let rig = Rig::start();
+    let dir = |name: &str| rig.path(name).display().to_string();
+    fs::create_dir(rig.path("folder")).unwrap();
+    fs::write(rig.path("junk.cow"), vec![0x11; 100_000]).unwrap();
+    let files = || {
+        let mut names: Vec<_> = fs::read_dir(rig.path(""))
+            .unwrap()
+            .map(|e| e.unwrap().file_name())
+            .collect();
+        names.sort();
+        names
+    };
+    // Makes the hotplug script, which lives there too.
+    let _ = rig.spec("xvda", "");
+    let before = files();
+    for (target, cause) in [
+        (
+            format!("dscow:{}:{}", dir("a.cow"), dir("none.img")),
+            "none.img: does not exist",
+        ),
+        (
+            format!("dscow:{}:{}", dir("a.cow"), dir("folder")),
+            "folder: is a directory",
+        ),
+        (dir("junk.cow"), "junk.cow: is not a dscow image"),
+        (dir("none.cow"), "none.cow: does not exist"),
+        (dir("folder"), "folder: is a directory"),
+        (dir("base.img"), "base.img: is not a dscow image"),
+        ("vm.cow".to_owned(), "neither an absolute path"),
+    ] {
+        let sentence = refused(&rig, &target);
+        assert!(sentence.contains(cause), "{target}: {sentence}");
+        assert_eq!(files(), before, "{target}");
+    }
+    assert_eq!(rig.list(), serde_json::json!([]));
+}
+
+#[test]
+fn an_overlay_is_open_for_one_guest_at_a_time() {
+    let rig = Rig::start();
+    let guest = rig.guest(1);
+    let (disk, mut frontend) = rig.connect(&guest, "xvda", "vm.cow");
+    let sentence = refused(&rig, &rig.overlay_target("vm.cow"));
+    assert!(
+        sentence.contains("vm.cow: cannot be locked for writing: it is in use"),
+        "{sentence}"
+    );
+    assert_eq!(frontend.read(0, 512).unwrap(), base_sector(0));
+    rig.host
+        .toolstack()
+        .detach_connected(&disk, frontend)
+        .unwrap();
+}
+
+#[test]
+fn a_base_that_changed_is_refused() {
+    let rig = Rig::start();
+    let guest = rig.guest(1);
+    let (disk, frontend) = rig.connect(&guest, "xvda", "vm.cow");
+    rig.host
+        .toolstack()
+        .detach_connected(&disk, frontend)
+        .unwrap();
+    let mut content = fs::read(rig.path("base.img")).unwrap();
+    content[1_000_000] ^= 1;
+    fs::write(rig.path("base.img"), content).unwrap();
+    let sentence = refused(&rig, &rig.overlay_target("vm.cow"));
+    assert!(
+        sentence.contains("base.img has changed since"),
+        "{sentence}"
+    );
+}
+
+#[test]
+fn a_corrupt_header_is_refused() {
+    let rig = Rig::start();
+    let guest = rig.guest(1);
+    let (disk, frontend) = rig.connect(&guest, "xvda", "vm.cow");
+    rig.host
+        .toolstack()
+        .detach_connected(&disk, frontend)
+        .unwrap();
+    let mut content = fs::read(rig.path("vm.cow")).unwrap();
+    for slot in [0, 4096] {
+        content[slot + 100] ^= 1;
+    }
+    fs::write(rig.path("vm.cow"), content).unwrap();
+    let sentence = refused(&rig, rig.path("vm.cow").to_str().unwrap());
+    assert!(
+        sentence.contains("vm.cow: has a corrupt header"),
+        "{sentence}"
+    );
+}
+
+#[test]
+fn a_frontend_that_overruns_its_ring_loses_its_disk_and_nobody_else_does() {
+    let rig = Rig::start();
+    let (good, bad) = (rig.guest(1), rig.guest(2));
+    let (good_disk, mut served) = rig.connect(&good, "xvda", "good.cow");
+    let (bad_disk, mut hostile) = rig.connect(&bad, "xvda", "bad.cow");
+    let ring = hostile.ring(0);
+    ring.set_request_producer(ring.request_producer().wrapping_add(1000));
+    ring.channel().notify();
+    let xenstore = rig.host.xenstore();
+    xenstore
+        .wait_for_value(&bad_disk.backend_node("state"), "5", PATIENCE)
+        .unwrap();
+    let errors = bad_disk.backend_path().replace("backend", "error/backend");
+    let reason = xenstore.read_text(&format!("{errors}/error")).unwrap();
+    assert!(reason.contains("requests up to 1000"), "{reason}");
+    assert_eq!(served.read(0, 512).unwrap(), base_sector(0));
+    rig.host
+        .toolstack()
+        .destroy_domain(&bad, [&bad_disk])
+        .unwrap();
+    rig.host
+        .toolstack()
+        .detach_connected(&good_disk, served)
+        .unwrap();
+    rig.assert_clear();
+}
+
+#[test]
+fn a_frontend_that_offers_nonsense_is_told_so() {
+    let rig = Rig::start();
+    let guest = rig.guest(1);
+    let disk = rig
+        .host
+        .toolstack()
+        .attach(&guest, &rig.spec("xvda", &rig.overlay_target("vm.cow")))
+        .unwrap();
+    let xenstore = rig.host.xenstore();
+    xenstore
+        .write(&disk.frontend_node("ring-ref"), "four")
+        .unwrap();
+    xenstore
+        .write(&disk.frontend_node("event-channel"), "1")
+        .unwrap();
+    xenstore.write(&disk.frontend_node("state"), "3").unwrap();
+    xenstore
+        .wait_for_value(&disk.backend_node("state"), "5", PATIENCE)
+        .unwrap();
+    rig.host
+        .toolstack()
+        .destroy_domain(&guest, [&disk])
+        .unwrap();
+    rig.assert_clear();
+}
+
+#[test]
+fn what_was_not_offered_is_answered_and_the_disk_goes_on() {
+    let rig = Rig::start();
+    let guest = rig.guest(1);
+    let disk = rig
+        .host
+        .toolstack()
+        .attach(&guest, &rig.spec("xvda", &rig.overlay_target("vm.cow")))
+        .unwrap();
+    let mut frontend = Frontend::connect(
+        &disk,
+        FrontendOptions {
+            persistent: false,
+            ..options()
+        },
+    )
+    .unwrap();
+    let barrier = simxen::Request::WriteBarrier {
+        sector: 0,
+        data: &[1; 512],
+    };
+    let id = frontend.submit(&barrier).unwrap();
+    assert_eq!(frontend.wait(id).unwrap().status, -2);
+    // Beyond the end of the disk.
+    let id = frontend
+        .submit(&simxen::Request::Read {
+            sector: 8192,
+            bytes: 512,
+        })
+        .unwrap();
+    assert_eq!(frontend.wait(id).unwrap().status, -1);
+    assert_eq!(frontend.read(0, 512).unwrap(), base_sector(0));
+    rig.host
+        .toolstack()
+        .detach_connected(&disk, frontend)
+        .unwrap();
+}

@@ -1,0 +1,82 @@
+//! The daemon stops and another one takes over; the guests do not notice.
+
+use simulated::{PATIENCE, Rig, base_sector};
+use simxen::Request;
+
+#[test]
+fn guests_go_on_across_a_restart() {
+    let mut rig = Rig::start();
+    let (one, two) = (rig.guest(1), rig.guest(2));
+    let (first, mut fe1) = rig.connect(&one, "xvda", "one.cow");
+    let (second, mut fe2) = rig.connect(&two, "xvda", "two.cow");
+    for round in 0..5u64 {
+        for i in 0..20u64 {
+            let data = [u8::try_from(round * 20 + i).unwrap(); 4096];
+            let sector = i * 8;
+            let write = Request::Write {
+                sector,
+                data: &data,
+            };
+            fe1.submit(&write).unwrap();
+        }
+        // Not one of them was waited for: some are answered by this daemon, some by the next.
+        assert!(rig.daemon.terminate(PATIENCE).unwrap().success());
+        rig.assert_clear();
+        let state = rig.host.xenstore().read_text(&first.backend_node("state"));
+        assert_eq!(state.as_deref(), Some("4"));
+        rig.daemon.restart().unwrap();
+        fe1.complete_all().unwrap();
+        let last = u8::try_from(round * 20 + 19).unwrap();
+        assert_eq!(fe1.read(19 * 8, 4096).unwrap(), [last; 4096]);
+        assert_eq!(
+            fe2.read(round, 512).unwrap(),
+            base_sector(usize::try_from(round).unwrap())
+        );
+    }
+    rig.host.toolstack().detach_connected(&first, fe1).unwrap();
+    rig.host.toolstack().detach_connected(&second, fe2).unwrap();
+    rig.assert_clear();
+    rig.assert_clean("one.cow");
+    rig.assert_clean("two.cow");
+}
+
+#[test]
+fn a_stopped_daemon_leaves_clean_images() {
+    let mut rig = Rig::start();
+    let guest = rig.guest(1);
+    let (_disk, mut frontend) = rig.connect(&guest, "xvda", "vm.cow");
+    frontend.write(0, &[1; 4096]).unwrap();
+    assert!(rig.daemon.terminate(PATIENCE).unwrap().success());
+    rig.assert_clean("vm.cow");
+}
+
+#[test]
+fn a_guest_that_goes_while_no_daemon_runs_is_cleaned_up_by_the_next() {
+    let mut rig = Rig::start();
+    let guest = rig.guest(1);
+    let (disk, mut frontend) = rig.connect(&guest, "xvda", "vm.cow");
+    frontend.write(0, &[1; 4096]).unwrap();
+    assert!(rig.daemon.terminate(PATIENCE).unwrap().success());
+    rig.host.xenstore().rm(disk.frontend_path()).unwrap();
+    rig.daemon.restart().unwrap();
+    rig.host
+        .xenstore()
+        .wait_for_value(&disk.backend_node("state"), "6", PATIENCE)
+        .unwrap();
+    rig.assert_clear();
+}
+
+#[test]
+fn a_second_daemon_does_not_start() {
+    let rig = Rig::start();
+    let mut command = rig.host.command(rig_binary()).unwrap();
+    command.arg("--runtime-dir").arg(rig.path("run"));
+    let output = command.output().unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    let log = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(log.contains("another cowbackd is running"), "{log}");
+}
+
+fn rig_binary() -> std::path::PathBuf {
+    simxen::locate::built_file("cowbackd", "cargo build -p cowbackd").unwrap()
+}
