@@ -75,7 +75,7 @@ struct Refusal {
 }
 
 impl Refusal {
-    fn new(status: StatusCode, error: impl ToString) -> Self {
+    fn new(status: StatusCode, error: &impl ToString) -> Self {
         Self {
             status,
             error: error.to_string(),
@@ -85,7 +85,7 @@ impl Refusal {
 
 impl From<JsonRejection> for Refusal {
     fn from(rejection: JsonRejection) -> Self {
-        Self::new(rejection.status(), rejection.body_text())
+        Self::new(rejection.status(), &rejection.body_text())
     }
 }
 
@@ -118,7 +118,7 @@ async fn list(State(context): State<Context>) -> Result<Json<Vec<Listed>>, Refus
         .handle
         .snapshot()
         .await
-        .map_err(|error| Refusal::new(StatusCode::SERVICE_UNAVAILABLE, error))?;
+        .map_err(|error| Refusal::new(StatusCode::SERVICE_UNAVAILABLE, &error))?;
     let mut listed = Vec::with_capacity(snapshot.len());
     for status in snapshot {
         listed.push(describe(&context.devices, status).await);
@@ -162,7 +162,7 @@ impl Named {
     fn id(&self) -> Result<DeviceId, Refusal> {
         self.device
             .parse()
-            .map_err(|error| Refusal::new(StatusCode::BAD_REQUEST, error))
+            .map_err(|error| Refusal::new(StatusCode::BAD_REQUEST, &error))
     }
 }
 
@@ -181,7 +181,7 @@ async fn hotplug_add(
         .handle
         .hotplug_add(device)
         .await
-        .map_err(|reason| Refusal::new(StatusCode::CONFLICT, reason))?;
+        .map_err(|reason| Refusal::new(StatusCode::CONFLICT, &reason))?;
     let image = context
         .devices
         .get(device)
@@ -199,6 +199,6 @@ async fn hotplug_remove(
         .handle
         .hotplug_remove(named.id()?)
         .await
-        .map_err(|reason| Refusal::new(StatusCode::CONFLICT, reason))?;
+        .map_err(|reason| Refusal::new(StatusCode::CONFLICT, &reason))?;
     Ok(Json(serde_json::json!({})))
 }

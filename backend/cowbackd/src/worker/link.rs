@@ -23,10 +23,24 @@ const FEATURES: Features = Features {
     indirect_segments_max: 0,
 };
 
-/// The nodes by which frontends learn what is offered.
+/// The nodes by which frontends learn what is offered. What is not offered is named too: the kernel's blkback may
+/// have been bound to the device before, and have offered it.
 pub(crate) fn advertised() -> Vec<(String, String)> {
     [
-        ("feature-flush-cache", u8::from(FEATURES.flush)),
+        ("feature-flush-cache", u16::from(FEATURES.flush)),
+        ("feature-barrier", u16::from(FEATURES.barrier)),
+        (
+            "feature-discard",
+            u16::from(FEATURES.discard != blkif::Discard::No),
+        ),
+        (
+            "discard-secure",
+            u16::from(FEATURES.discard == blkif::Discard::Secure),
+        ),
+        (
+            "feature-max-indirect-segments",
+            FEATURES.indirect_segments_max,
+        ),
         ("feature-persistent", 1),
         ("max-ring-page-order", 0),
         ("multi-queue-max-queues", 1),

@@ -174,7 +174,7 @@ impl Worker {
         match number {
             Some(number) => self.touched.push(number),
             None => {
-                tracing::error!(%device, "the worker was told about a device that it does not have")
+                tracing::error!(%device, "the worker was told about a device that it does not have");
             }
         }
         number

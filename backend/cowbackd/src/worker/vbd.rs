@@ -292,7 +292,7 @@ impl Vbd {
         match result {
             Ok(()) => Report::Opened {
                 device,
-                disk: self.properties.clone(),
+                disk: self.properties,
             },
             Err(errno) => {
                 self.closed = true;
