@@ -29,6 +29,7 @@ for name in one two; do
     cowback info "$image"
     cowback info --json "$image" | jq -e .
     echo "$image: $held bytes on disk, apparent size $(stat -c %s "$image"), base $base_size"
+    ! control || continue
     [ "$held" -gt 900000 ] || fail "$image holds $held bytes, less than the guest has written"
     [ "$held" -lt $((base_size / 8)) ] || fail "$image holds $held bytes: not a sparse overlay"
     [ "$held" -lt $(($(stat -c %s "$image") / 2)) ] || fail "$image is not sparse"

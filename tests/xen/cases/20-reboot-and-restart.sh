@@ -8,7 +8,7 @@ guest_run vm 'head -c 2000000 /dev/urandom > /srv/first && sha256sum /srv/first 
 first_id=$(domid vm)
 
 step "reboot inside the guest"
-guest_run vm 'systemctl --no-block reboot'
+guest_run vm '(sleep 1; systemctl --no-block reboot) > /dev/null 2>&1 &'
 rebooted() { [ "$(domid vm)" != "$first_id" ] && guest_is_up vm; }
 eventually 240 "the rebooted guest" rebooted
 guest_run vm 'sha256sum --check /srv/first.sum'

@@ -48,22 +48,22 @@ wait_multiuser() {
     eventually "${2:-240}" "guest $1 in multi-user (its console: /var/log/xen/console/guest-$1.log)" guest_is_up "$1"
 }
 
-# guest_run NAME COMMAND [SECONDS]: runs COMMAND in the guest with bash; prints its output, returns its exit code.
+# guest_run NAME COMMAND [SECONDS]: runs COMMAND in the guest with bash; prints its output (of a long one, the end), returns
+# its exit code.
 guest_run() {
-    local name=$1 command=$2 deadline=$(($(uptime_s) + ${3:-180})) id path sequence reply piece
+    local name=$1 command=$2 deadline=$(($(uptime_s) + ${3:-180})) id path sequence reply exit_code pieces piece nodes=()
     id=$(domid "$name") || fail "guest $name is not running"
     path=/local/domain/$id/data
-    sequence=$(date +%s%N)
+    sequence=$(uptime_s)-$RANDOM$RANDOM
     printf '%s$ %s\n' "$name" "$command" >&2
-    xenstore-write "$path/command" "$sequence $(base64 -w 0 <<< "$command")"
+    xenstore-write -R "$path/command" "$sequence $command"
     until reply=$(xenstore-read "$path/reply" 2> /dev/null) && [ "${reply%% *}" = "$sequence" ]; do
         [ "$(uptime_s)" -lt "$deadline" ] || fail "guest $name did not answer to: $command"
-        sleep 0.2
+        sleep 0.1
     done
     read -r _ exit_code pieces <<< "$reply"
-    for ((piece = 0; piece < pieces; piece++)); do
-        xenstore-read "$path/output/$piece"
-    done | base64 -d
+    for ((piece = 0; piece < pieces; piece++)); do nodes+=("$path/output/$piece"); done
+    [ "$pieces" = 0 ] || { xenstore-read -R "${nodes[@]}"; echo; }
     return "$exit_code"
 }
 

@@ -13,7 +13,14 @@ step() {
     printf '\n== %s (at %d s)\n' "$*" "$(uptime_s)"
 }
 
-uptime_s() { cut -d . -f 1 /proc/uptime; }
+uptime_s() {
+    local uptime
+    read -r uptime _ < /proc/uptime
+    echo "${uptime%%.*}"
+}
+
+# control: this is the control run, without cowback.
+control() { [ -e /share/control ]; }
 
 fail() {
     printf 'FAIL: %s\n' "$*" >&2
@@ -42,4 +49,4 @@ eventually() {
 
 . "$(dirname "${BASH_SOURCE[0]}")/guests.sh"
 . "$(dirname "${BASH_SOURCE[0]}")/backend.sh"
-[ ! -e /share/control ] || . "$(dirname "${BASH_SOURCE[0]}")/control.sh"
+! control || . "$(dirname "${BASH_SOURCE[0]}")/control.sh"

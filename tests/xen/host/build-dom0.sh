@@ -10,7 +10,7 @@ here=$(cd "$(dirname "$0")" && pwd)
 
 packages=(
     linux-image-amd64 xen-hypervisor-4.20-amd64 xen-utils-4.20 xenstore-utils
-    systemd-sysv dbus udev kmod procps e2fsprogs busybox-static jq strace
+    systemd-sysv udev kmod procps e2fsprogs busybox-static jq strace
 )
 root=$out/root
 mkdir "$root"
@@ -25,7 +25,7 @@ mmdebstrap --variant=minbase --include="$(IFS=,; echo "${packages[*]}")" \
     --dpkgopt='path-exclude=/usr/lib/modules/*/kernel/drivers/net/wireless/*' \
     trixie "$root" "$mirror"
 
-printf '%s\n' '/dev/vda / ext4 defaults,noatime 0 0' '/dev/vdb /images ext4 defaults,noatime 0 0' > "$root/etc/fstab"
+echo '/dev/vdb /images ext4 defaults,noatime 0 0' > "$root/etc/fstab"
 mkdir -p "$root/images" "$root/share" "$root/opt/guest"
 echo dom0 > "$root/etc/hostname"
 units=$root/etc/systemd/system
@@ -35,7 +35,7 @@ echo 'XENCONSOLED_ARGS=--log=guest' >> "$root/etc/default/xen"
 cat > "$units/harness.service" <<'UNIT'
 [Unit]
 Description=Run what the host shares
-After=xen.service xendomains.service local-fs.target tmp.mount
+After=xen.service xendomains.service local-fs.target
 Wants=xen.service
 [Service]
 Type=oneshot

@@ -8,12 +8,13 @@ here=$(cd "$(dirname "$0")" && pwd)
 
 root=$out/root
 mkdir "$root"
-mmdebstrap --variant=minbase --include=systemd-sysv,dbus,udev,kmod,procps,fio,e2fsprogs,xenstore-utils,busybox-static \
+mmdebstrap --variant=minbase --include=systemd-sysv,udev,kmod,procps,fio,e2fsprogs,xenstore-utils,busybox-static \
     --dpkgopt='path-exclude=/usr/share/doc/*' --dpkgopt='path-exclude=/usr/share/man/*' \
     --dpkgopt='path-exclude=/usr/share/locale/*' \
     trixie "$root" "$mirror"
 
-echo '/dev/xvda / ext4 defaults,noatime 0 0' > "$root/etc/fstab"
+# The initrd has mounted the root, and there is nothing else.
+: > "$root/etc/fstab"
 echo guest > "$root/etc/hostname"
 # Empty, not absent: each guest makes its own id, without the "first boot" run of systemd.
 : > "$root/etc/machine-id"

@@ -12,23 +12,43 @@ masked_units=(
     modprobe@configfs.service modprobe@drm.service modprobe@efi_pstore.service modprobe@fuse.service
     modprobe@dm_mod.service modprobe@loop.service
     sys-kernel-debug.mount sys-kernel-tracing.mount sys-kernel-config.mount sys-fs-fuse-connections.mount
-    dev-hugepages.mount dev-mqueue.mount
-    serial-getty@hvc0.service
+    dev-hugepages.mount dev-mqueue.mount run-lock.mount tmp.mount
+    serial-getty@hvc0.service systemd-remount-fs.service systemd-sysctl.service systemd-user-sessions.service
+    systemd-tmpfiles-setup.service systemd-journal-flush.service remote-fs.target
+)
+# Each is a program started at every boot and at every daemon-reload. Only fstab's does something here.
+masked_generators=(
+    systemd-debug-generator systemd-getty-generator systemd-gpt-auto-generator systemd-hibernate-resume-generator
+    systemd-rc-local-generator systemd-run-generator systemd-ssh-generator systemd-system-update-generator
+    systemd-sysv-generator systemd-tpm2-generator
 )
 
 # trim ROOT
 trim() {
-    local root=$1 units=$1/etc/systemd/system unit
-    for unit in "${masked_units[@]}"; do ln -sf /dev/null "$units/$unit"; done
+    local root=$1 units=$1/etc/systemd/system name
+    for name in "${masked_units[@]}"; do ln -sf /dev/null "$units/$name"; done
+    mkdir -p "$root/etc/systemd/system-generators"
+    for name in "${masked_generators[@]}"; do ln -s /dev/null "$root/etc/systemd/system-generators/$name"; done
+    ln -sf /usr/lib/systemd/system/multi-user.target "$units/default.target"
+    # Setting up a sandbox takes the emulated machine longer than the service itself.
+    for name in systemd-journald systemd-udevd; do
+        mkdir -p "$units/$name.service.d"
+        printf '%s\n' '[Service]' SystemCallFilter= RestrictAddressFamilies= RestrictNamespaces=no \
+            RestrictRealtime=no RestrictSUIDSGID=no MemoryDenyWriteExecute=no LockPersonality=no ProtectHostname=no \
+            ProtectClock=no ProtectKernelLogs=no PrivateMounts=no PrivateDevices=no PrivateTmp=no \
+            SystemCallArchitectures= NoNewPrivileges=no ProtectProc=default IPAddressDeny= \
+            > "$units/$name.service.d/no-sandbox.conf"
+    done
     # udev runs, but at boot it is asked about disks only, not about everything there is.
     mkdir -p "$units/systemd-udev-trigger.service.d" "$root/etc/systemd/journald.conf.d"
     printf '[Service]\nExecStart=\nExecStart=-udevadm trigger --action=add --subsystem-match=block\n' \
         > "$units/systemd-udev-trigger.service.d/disks-only.conf"
     printf '[Journal]\nStorage=volatile\n' > "$root/etc/systemd/journald.conf.d/volatile.conf"
-    # A shell on the console, without waiting until udev knows the console.
+    # A shell on the console for people who ask for it (`shell` on the kernel's command line).
     cat > "$units/console-shell@.service" <<'UNIT'
 [Unit]
 Description=Root shell on %I
+ConditionKernelCommandLine=shell
 After=multi-user.target
 DefaultDependencies=no
 Conflicts=shutdown.target
