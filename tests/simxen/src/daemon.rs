@@ -4,7 +4,7 @@ use std::ffi::{OsStr, OsString};
 use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
-use std::sync::{Arc, Condvar, Mutex};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
@@ -46,36 +46,51 @@ impl DaemonCommand {
     }
 }
 
+/// What one run has written.
 #[derive(Debug, Default)]
-struct LogState {
+struct RunLog {
     text: String,
     /// The process and all that inherited its output have closed it.
     ended: bool,
 }
 
-/// What the process has written, over all its restarts.
+/// What the process has written, by run: the end of one may be read only after the next has begun.
 #[derive(Debug, Default)]
 struct Log {
-    state: Mutex<LogState>,
+    runs: Mutex<Vec<RunLog>>,
     grown: Condvar,
 }
 
 impl Log {
-    fn collect(&self, mut output: impl Read) {
+    fn lock(&self) -> MutexGuard<'_, Vec<RunLog>> {
+        self.runs.lock().expect("no holder panicked")
+    }
+
+    /// Begins a run; returns its index.
+    fn begin_run(&self) -> usize {
+        let mut runs = self.lock();
+        runs.push(RunLog::default());
+        runs.len() - 1
+    }
+
+    fn collect(&self, run: usize, mut output: impl Read) {
         let mut buffer = [0; 4096];
         loop {
             let read = output.read(&mut buffer).unwrap_or(0);
-            let mut state = self.state.lock().expect("no holder panicked");
-            state
-                .text
-                .push_str(&String::from_utf8_lossy(&buffer[..read]));
-            state.ended = read == 0;
-            drop(state);
+            let mut runs = self.lock();
+            let text = String::from_utf8_lossy(&buffer[..read]);
+            runs[run].text.push_str(&text);
+            runs[run].ended = read == 0;
+            drop(runs);
             self.grown.notify_all();
             if read == 0 {
                 return;
             }
         }
+    }
+
+    fn text(&self) -> String {
+        self.lock().iter().map(|run| run.text.as_str()).collect()
     }
 }
 
@@ -85,8 +100,6 @@ pub struct Daemon {
     command: DaemonCommand,
     child: Child,
     log: Arc<Log>,
-    /// Where in the log the present run begins.
-    run_begins_at: usize,
 }
 
 impl Daemon {
@@ -97,7 +110,6 @@ impl Daemon {
             command,
             child,
             log,
-            run_begins_at: 0,
         })
     }
 
@@ -160,10 +172,6 @@ impl Daemon {
         if self.is_running() {
             self.kill()?;
         }
-        let mut state = self.log.state.lock().expect("no holder panicked");
-        self.run_begins_at = state.text.len();
-        state.ended = false;
-        drop(state);
         self.child = start(&self.command, &self.log)?;
         Ok(())
     }
@@ -176,8 +184,7 @@ impl Daemon {
     /// What the process has written to its standard output and error so far, over all runs.
     #[must_use]
     pub fn log(&self) -> String {
-        let state = self.log.state.lock().expect("no holder panicked");
-        state.text.clone()
+        self.log.text()
     }
 
     /// Waits until the present run has written this text.
@@ -188,33 +195,36 @@ impl Daemon {
         let deadline = Instant::now() + timeout;
         let what = format!("{text:?} in its log");
         let log = Arc::clone(&self.log);
-        let mut state = log.state.lock().expect("no holder panicked");
+        let mut runs = log.lock();
         loop {
-            let of_this_run = state.text.get(self.run_begins_at..);
-            if of_this_run.is_some_and(|log| log.contains(text)) {
+            let (found, ended) = runs
+                .last()
+                .map_or((false, false), |run| (run.text.contains(text), run.ended));
+            if found {
                 return Ok(());
             }
             let left = deadline.saturating_duration_since(Instant::now());
-            if state.ended {
-                let status = self.child.wait();
+            if ended {
+                drop(runs);
                 return Err(Error::DaemonEnded {
-                    status: status.map_or_else(|error| error.to_string(), |s| s.to_string()),
+                    status: self.wait(left)?.to_string(),
                     what,
-                    log: state.text.clone(),
+                    log: self.log(),
                 });
             }
             if left.is_zero() {
+                drop(runs);
                 return Err(Error::Timeout {
                     what,
                     waited: timeout,
-                    last: state.text.clone(),
+                    last: self.log(),
                 });
             }
             let (guard, _) = log
                 .grown
-                .wait_timeout(state, left)
+                .wait_timeout(runs, left)
                 .expect("no holder panicked");
-            state = guard;
+            runs = guard;
         }
     }
 }
@@ -244,7 +254,7 @@ fn start(command: &DaemonCommand, log: &Arc<Log>) -> Result<Child> {
         .stderr(second_writer)
         .spawn()
         .map_err(Error::io(attempt))?;
-    let log = Arc::clone(log);
-    std::thread::spawn(move || log.collect(reader));
+    let (log, run) = (Arc::clone(log), log.begin_run());
+    std::thread::spawn(move || log.collect(run, reader));
     Ok(child)
 }

@@ -316,3 +316,63 @@ fn a_daemon_that_dies_is_reported_with_its_log() {
     );
     assert!(matches!(error, Error::DaemonEnded { .. }));
 }
+
+#[test]
+fn a_backend_that_keeps_pages_mapped_or_maps_too_much_is_caught() {
+    let setup = start("leak");
+    let disk = attach(&setup, 1);
+    let mut frontend = Frontend::connect(&disk, FrontendOptions::default()).unwrap();
+    // Pages to be written to the disk are granted for reading only, and this backend maps them writable.
+    let error = frontend.write(0, &[1; 512]).unwrap_err().to_string();
+    assert_eq!(
+        error,
+        "write of 512 bytes at sector 0 failed with blkif status -1"
+    );
+    let error = frontend.read(0, 512).unwrap_err();
+    assert!(
+        matches!(error, Error::GrantStillMapped { mappings: 1, .. }),
+        "{error}"
+    );
+}
+
+#[test]
+fn domain_zero_can_have_disks_too() {
+    let setup = start("persistent");
+    let toolstack = setup.host.toolstack();
+    let spec = DiskSpec::new("xvda", "dscow:/a:/b");
+    let disk = toolstack.attach(setup.host.domain_zero(), &spec).unwrap();
+    assert_eq!(disk.backend_path(), "/local/domain/0/backend/vbd3/0/51712");
+    let mut frontend = Frontend::connect(&disk, FrontendOptions::default()).unwrap();
+    frontend.write(0, &[3; 512]).unwrap();
+    assert_eq!(frontend.read(0, 512).unwrap(), [3; 512]);
+    toolstack.detach_connected(&disk, frontend).unwrap();
+}
+
+#[test]
+fn more_than_the_backend_offers_is_refused() {
+    let setup = start("map");
+    let disk = attach(&setup, 1);
+    let options = FrontendOptions {
+        queues: 5,
+        ..FrontendOptions::default()
+    };
+    let error = Frontend::connect(&disk, options).unwrap_err().to_string();
+    assert_eq!(
+        error,
+        "not possible on this connection: 5 queues, of 4 that the backend offers"
+    );
+}
+
+#[test]
+fn a_daemon_can_be_told_to_end_and_sees_xenstore_vanish() {
+    use std::os::unix::process::ExitStatusExt;
+    let mut setup = start("map");
+    let status = setup.daemon.terminate(TIMEOUT).unwrap();
+    assert_eq!(status.signal(), Some(15));
+    setup.daemon.restart().unwrap();
+    setup.daemon.wait_for_log("ready", TIMEOUT).unwrap();
+    setup.host.disconnect_xenstore_clients();
+    // This backend cannot go on without its store.
+    assert_eq!(setup.daemon.wait(TIMEOUT).unwrap().code(), Some(1));
+    assert!(!setup.daemon.is_running());
+}

@@ -56,6 +56,10 @@ fn checked(result: c_int) -> Result<c_int, String> {
     if result < 0 { Err(errno()) } else { Ok(result) }
 }
 
+fn shown(result: Result<impl ToString, String>) -> Outcome {
+    result.map(|result| result.to_string())
+}
+
 fn errno() -> String {
     let errno = std::io::Error::last_os_error().raw_os_error();
     format!("errno {}", errno.unwrap_or(0))
@@ -281,11 +285,20 @@ impl EventChannels {
     }
 
     /// A function of a handle alone.
-    fn of_handle(&self, name: &CStr, arguments: &mut Arguments<'_>) -> Outcome {
+    fn of_handle(&self, name: &CStr, handle: Handle) -> Result<c_int, String> {
         let function = self.symbol(name)?;
         // SAFETY: this is the type of all functions that are called so.
         let function: extern "C" fn(Handle) -> c_int = unsafe { transmute(function) };
-        checked(function(arguments.number()? as Handle)).map(|result| result.to_string())
+        checked(function(handle))
+    }
+
+    /// The next event of a handle; does not wait for ever if there is none.
+    fn pending(&self, handle: Handle) -> Result<c_int, String> {
+        let fd = self.of_handle(c"xenevtchn_fd", handle)?;
+        if !poll(fd, 5000)? {
+            return Err("no event".to_owned());
+        }
+        self.of_handle(c"xenevtchn_pending", handle)
     }
 
     /// A function of a handle and a port.
@@ -308,15 +321,14 @@ impl EventChannels {
 }
 
 /// Whether a descriptor becomes readable within so many milliseconds.
-fn readable(arguments: &mut Arguments<'_>) -> Outcome {
+fn poll(fd: c_int, timeout_ms: c_int) -> Result<bool, String> {
     let mut polled = libc::pollfd {
-        fd: arguments.as_type()?,
+        fd,
         events: libc::POLLIN,
         revents: 0,
     };
     // SAFETY: the argument is one pollfd.
-    checked(unsafe { libc::poll(&raw mut polled, 1, arguments.as_type()?) })
-        .map(|count| (count == 1).to_string())
+    checked(unsafe { libc::poll(&raw mut polled, 1, timeout_ms) }).map(|count| count == 1)
 }
 
 fn execute(line: &str, channels: &EventChannels) -> Outcome {
@@ -341,14 +353,17 @@ fn execute(line: &str, channels: &EventChannels) -> Outcome {
         "copy-out" => copy(arguments, true),
         "copy-in" => copy(arguments, false),
         "channel-open" => channels.open(),
-        "channel-close" => channels.of_handle(c"xenevtchn_close", arguments),
-        "channel-fd" => channels.of_handle(c"xenevtchn_fd", arguments),
+        "channel-close" => {
+            let handle = arguments.number()? as Handle;
+            shown(channels.of_handle(c"xenevtchn_close", handle))
+        }
+        "channel-fd" => shown(channels.of_handle(c"xenevtchn_fd", arguments.number()? as Handle)),
         "bind" => channels.bind(arguments),
         "unbind" => channels.of_port(c"xenevtchn_unbind", arguments),
-        "pending" => channels.of_handle(c"xenevtchn_pending", arguments),
+        "pending" => shown(channels.pending(arguments.number()? as Handle)),
         "unmask" => channels.of_port(c"xenevtchn_unmask", arguments),
         "notify" => channels.of_port(c"xenevtchn_notify", arguments),
-        "readable" => readable(arguments),
+        "readable" => shown(poll(arguments.as_type()?, arguments.as_type()?)),
         _ => Err(format!("unknown command {command:?}")),
     }
 }

@@ -1,7 +1,8 @@
 //! The smallest block backend that works: one file as the disk of every guest, one thread, requests served one after
 //! the other. It is there to test the simulation before, and apart from, the product; it trusts the guest.
 //!
-//! Usage: `simxen-ramdisk <file> map|persistent|copy`, which says how it reaches the guest's pages.
+//! Usage: `simxen-ramdisk <file> map|persistent|copy|leak`, which says how it reaches the guest's pages; the last one is
+//! a mistake that the frontend has to notice.
 
 mod device;
 mod ring;
@@ -30,12 +31,13 @@ struct Machine {
 
 fn main() -> io::Result<()> {
     let mut arguments = std::env::args().skip(1);
-    let usage = || io::Error::other("usage: simxen-ramdisk <file> map|persistent|copy");
+    let usage = || io::Error::other("usage: simxen-ramdisk <file> map|persistent|copy|leak");
     let image = arguments.next().ok_or_else(usage)?;
     let access = match arguments.next().as_deref() {
         Some("map") => PageAccess::Map,
         Some("persistent") => PageAccess::Persistent,
         Some("copy") => PageAccess::Copy,
+        Some("leak") => PageAccess::Leak,
         _ => return Err(usage()),
     };
     let mut machine = Machine {
@@ -53,9 +55,12 @@ fn main() -> io::Result<()> {
 fn serve(machine: &mut Machine) -> io::Result<()> {
     let mut devices: BTreeMap<String, Device> = BTreeMap::new();
     loop {
-        let mut descriptors = vec![machine.store.fd()];
-        descriptors.extend(devices.values().flat_map(Device::descriptors));
-        xen::wait_readable(&descriptors)?;
+        // An event that came along with a reply has left the socket already.
+        if !machine.store.knows_of_event() {
+            let mut descriptors = vec![machine.store.fd()];
+            descriptors.extend(devices.values().flat_map(Device::descriptors));
+            xen::wait_readable(&descriptors)?;
+        }
         for device in devices.values_mut() {
             device.serve(machine)?;
         }

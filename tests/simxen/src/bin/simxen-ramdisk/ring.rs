@@ -20,6 +20,8 @@ pub(crate) enum PageAccess {
     Map,
     Persistent,
     Copy,
+    /// As persistent, without having agreed on that with the guest.
+    Leak,
 }
 
 /// Whether 64-bit numbers are aligned to 8 bytes, as on all ABIs but 32-bit x86.
@@ -224,7 +226,7 @@ impl Ring {
                 fresh = grants.map(self.domain, &[segment.grant], into_guest)?;
                 &fresh
             }
-            PageAccess::Persistent => {
+            PageAccess::Persistent | PageAccess::Leak => {
                 if !self.persistent.contains_key(&segment.grant) {
                     let mapping = grants.map(self.domain, &[segment.grant], true)?;
                     self.persistent.insert(segment.grant, mapping);

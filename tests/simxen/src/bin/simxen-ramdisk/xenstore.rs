@@ -64,7 +64,12 @@ impl Client {
             .ok_or_else(|| io::Error::other(format!("cannot watch {path}")))
     }
 
-    /// Whether anything has changed; waits if nothing is known yet and the socket is readable.
+    /// Whether an event came that was not taken yet, as far as known without reading.
+    pub(crate) fn knows_of_event(&self) -> bool {
+        self.event_came
+    }
+
+    /// Whether anything has changed since this was last asked; does not wait.
     pub(crate) fn take_events(&mut self) -> io::Result<bool> {
         while super::xen::is_readable(self.fd())? {
             if self.receive()?.0 == WATCH_EVENT {
