@@ -4,8 +4,7 @@
 step "a first guest, so that what the daemon makes once is made"
 create_guest vm "$(overlay xvda "$work/vm.cow" "$base")"
 wait_multiuser vm
-held_resources > "$state_dir/with-guest"
-cat "$state_dir/with-guest"
+record_resources "$state_dir/with-guest" live
 
 step "attach and detach a second disk, twice"
 cowback create "$work/data.cow" --size 32M
@@ -18,7 +17,7 @@ for round in 1 2; do
     guest_run vm "echo round $round > /run/round && dd if=/run/round of=/dev/xvdb bs=512 seek=$round conv=sync,fsync status=none"
     xl block-detach vm xvdb
     eventually 60 "xvdb gone from the guest" has_no_xvdb
-    assert_resources "$state_dir/with-guest"
+    assert_resources "$state_dir/with-guest" live
 done
 assert_image_clean "$work/data.cow"
 
@@ -28,7 +27,10 @@ guest_run vm 'echo kept > /srv/kept && sync'
 guest_start vm "$load"
 eventually 60 "load in the guest" guest_run vm 'test -s /srv/load'
 destroy_guest vm
-held_resources > "$state_dir/without-guest"
+record_resources "$state_dir/without-guest"
+if grep -E '/vbd3?/|(mappings|devices|channels).*: *[1-9]' "$state_dir/without-guest"; then
+    fail "there is no guest, and yet something is held (above)"
+fi
 
 step "start it again from the same overlay, and destroy it under load once more"
 assert_image_clean "$work/vm.cow"

@@ -11,7 +11,7 @@ refused() {
     guest_is_gone bad || fail "$what: there is a guest"
     find "$work" | sort > "$state_dir/files.after"
     diff "$state_dir/files.before" "$state_dir/files.after" || fail "$what: files have come or gone"
-    assert_resources "$state_dir/idle"
+    assert_resources "$state_dir/idle" live
     assert_eq "$daemon" "$(cowbackd_pid)" "$what: process of cowbackd"
 }
 
@@ -19,7 +19,7 @@ step "a good guest and a good overlay first"
 create_guest good "$(overlay xvda "$work/good.cow" "$base")"
 wait_multiuser good
 daemon=$(cowbackd_pid)
-held_resources > "$state_dir/idle"
+record_resources "$state_dir/idle" live
 
 refused "a base that is missing" "$work/missing.img" 'no such file|not found|does not exist' \
     "$(overlay xvda "$work/new.cow" "$work/missing.img")"
@@ -64,7 +64,7 @@ umount "$work/mount"
 step "the same by hot plug: the running guest does not notice"
 xl_fails "block-attach of noise" xl block-attach good "$(overlay xvdb "$work/noise.cow" "$base")"
 assert_contains "$xl_output" "$work/noise.cow" "output of xl block-attach"
-assert_resources "$state_dir/idle"
+assert_resources "$state_dir/idle" live
 guest_run good 'echo alive > /srv/alive && sync && ! test -e /dev/xvdb'
 shutdown_guest good
 assert_image_clean "$work/good.cow"

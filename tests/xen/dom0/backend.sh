@@ -11,31 +11,43 @@ node_is() { [ "$(node "$1")" = "$2" ]; }
 
 cowbackd_pid() { systemctl show -p MainPID --value cowbackd.service; }
 
-# held_resources: what cowbackd, Xen and xenstore hold for guests, in a form that can be compared.
+# held_resources [live]: what cowbackd, Xen and xenstore hold for guests, in a form that can be compared. `live`: without grant
+# mappings, of which a running guest's disk may come to use more at any time.
 held_resources() {
     local pid
     pid=$(cowbackd_pid)
     echo "descriptors of cowbackd:"
     # By kind: numbers of sockets and pipes differ between two equal situations.
     find "/proc/$pid/fd" -type l -printf '%l\n' | sed 's/\[[0-9]*\]/[]/' | sort | uniq -c
-    echo "grant mappings of cowbackd: $(grep -c gntdev "/proc/$pid/maps" || true)"
+    [ "${1:-}" = live ] || echo "grant mappings of cowbackd: $(grep -c gntdev "/proc/$pid/maps" || true)"
+    echo "devices of cowbackd: $(cowback list --json | jq -c 'if type == "array" then length else (.devices | length) end')"
+    echo "run state:"
+    find /run/cowback -mindepth 1 | sort
+    held_in_xen
+}
+
+held_in_xen() {
     echo "interdomain event channels of dom0: $(/usr/lib/xen-4.20/bin/lsevtchn 0 | grep -ci interdomain || true)"
     echo "backend nodes:"
     xenstore-ls -f /local/domain/0/backend 2> /dev/null | grep -E '/vbd3?/[0-9]+/' | cut -d = -f 1 || true
-    echo "devices of cowbackd: $(cowback list --json | jq -c 'if type == "array" then length else . end')"
-    echo "run state:"
-    find /run/cowback -mindepth 1 | sort
 }
 
-resources_are() {
-    held_resources > "$state_dir/resources.now"
-    cmp -s "$1" "$state_dir/resources.now"
+# record_resources FILE [live]: records what is held once it has stopped changing.
+record_resources() {
+    local file=$1 deadline=$(($(uptime_s) + 30))
+    held_resources "${2:-}" > "$file"
+    until sleep 2 && held_resources "${2:-}" > "$file.next" && cmp -s "$file" "$file.next"; do
+        [ "$(uptime_s)" -lt "$deadline" ] || fail "what the backend holds keeps changing"
+        mv "$file.next" "$file"
+    done
+    rm "$file.next"
+    cat "$file"
 }
 
-# assert_resources FILE: waits until what is held is again what `held_resources > FILE` has recorded.
+# assert_resources FILE [live]: waits until what is held is again what record_resources has recorded.
 assert_resources() {
     local deadline=$(($(uptime_s) + 30))
-    until resources_are "$1"; do
+    until held_resources "${2:-}" > "$state_dir/resources.now" && cmp -s "$1" "$state_dir/resources.now"; do
         if [ "$(uptime_s)" -ge "$deadline" ]; then
             diff "$1" "$state_dir/resources.now" || true
             fail "what the backend holds has not returned to where it was (above: < before, > now)"
