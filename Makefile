@@ -7,10 +7,10 @@ SHELL := /bin/bash
 nextest := $(shell command -v cargo-nextest 2> /dev/null)
 scripts := $(shell git ls-files --cached --others --exclude-standard | xargs -r grep -lE '^\#!.*\b(ba)?sh$$|^\# shellcheck shell=' -- 2> /dev/null)
 
-.PHONY: build demo check test xen-test xen-shell deps deps-build deps-check deps-xen fmt clippy unit-test shellcheck
+.PHONY: build demo check test xen-test xen-shell hotplug-test deps deps-build deps-check deps-xen fmt clippy unit-test shellcheck
 
 build: deps-build
-	cargo build --release --locked
+	cargo build --release --locked -p cowback -p cowbackd
 
 # Two guests on one base image on real Xen, in an emulated machine. Needs root or sudo the first time.
 demo: build deps-xen
@@ -18,7 +18,10 @@ demo: build deps-xen
 
 check: deps-build deps-check fmt clippy unit-test shellcheck
 
-test: check xen-test
+test: check hotplug-test xen-test
+
+hotplug-test:
+	tests/hotplug/run
 
 xen-test: build deps-xen
 	tests/xen/run
@@ -33,7 +36,9 @@ fmt:
 clippy: deps-build
 	cargo clippy --workspace --all-targets --locked -- -D warnings
 
+# The simulation tests run the daemon and the shim that are built here.
 unit-test: deps-build
+	cargo build --workspace --locked
 ifeq ($(nextest),)
 	cargo test --workspace --locked
 else

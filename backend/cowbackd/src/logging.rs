@@ -3,9 +3,12 @@
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::filter::ParseError;
 
+/// Libraries that tell more than an operator wants to know, unless the filter asks for them by name.
+const QUIET: &str = "xenevtchn=warn,xenstore_rs=warn";
+
 /// Starts logging what `filter` lets through.
 pub(crate) fn start(filter: &str) -> Result<(), ParseError> {
-    let filter = EnvFilter::try_new(filter)?;
+    let filter = EnvFilter::try_new(format!("{QUIET},{filter}"))?;
     let builder = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr)
