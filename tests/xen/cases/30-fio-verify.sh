@@ -2,7 +2,7 @@
 # shellcheck shell=bash
 
 # Sizes are small: an emulated machine does some hundreds of I/Os a second.
-mixed='--rw=randwrite --bsrange=512-256k --bs_unaligned=0 --blockalign=512 --fsync=16 --verify=crc32c --verify_fatal=1 --verify_state_save=0 --do_verify=1 --ioengine=libaio --direct=1 --iodepth=16 --norandommap=0 --randrepeat=0 --minimal'
+mixed='--rw=randwrite --bssplit=512/20:1536/10:4k/30:12k/15:32k/15:256k/10 --blockalign=512 --fsync=16 --verify=crc32c --verify_fatal=1 --verify_state_save=0 --do_verify=1 --ioengine=libaio --direct=1 --iodepth=16 --norandommap=0 --randrepeat=0 --minimal'
 
 cowback create "$work/data.cow" --size 64M
 create_guest vm "$(overlay xvda "$work/vm.cow" "$base")" "$(overlay xvdb "$work/data.cow")"

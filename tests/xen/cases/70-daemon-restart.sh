@@ -5,7 +5,7 @@ create_guest vm "$(overlay xvda "$work/vm.cow" "$base")"
 wait_multiuser vm
 guest_id=$(domid vm)
 path=$(backend_path vm 51712)
-guest_start vm 'fio --name=load --filename=/srv/load --size=12M --rw=randwrite --bsrange=512-64k --blockalign=512 --fsync=16 --verify=crc32c --verify_fatal=1 --verify_state_save=0 --ioengine=libaio --direct=1 --iodepth=8 --loops=6 --minimal'
+guest_start vm 'until [ -e /run/enough ]; do fio --name=load --filename=/srv/load --size=4M --rw=randwrite --bssplit=512/20:4k/50:64k/30 --blockalign=512 --fsync=16 --verify=crc32c --verify_fatal=1 --verify_state_save=0 --ioengine=libaio --direct=1 --iodepth=8 --minimal || exit; done'
 eventually 60 "load in the guest" guest_run vm 'test -s /srv/load'
 
 # Every value that the backend's state takes during the restarts is recorded: the guest's disk must not be seen to close.
@@ -22,6 +22,7 @@ for round in 1 2 3; do
 done
 
 step "the load ends without an error"
+guest_run vm 'touch /run/enough'
 load_ended() { guest_run vm 'grep ended /run/background.log'; }
 eventually 300 "end of the guest's load" load_ended
 guest_run vm 'cat /run/background.log; grep -q "ended with 0" /run/background.log'

@@ -69,7 +69,7 @@ guest_run() {
 
 # guest_start NAME COMMAND: starts COMMAND in the guest, in the background, with its output in /run/background.log there.
 guest_start() {
-    guest_run "$1" "systemd-run --quiet --collect --unit=background bash -c $(printf %q "{ $2; } > /run/background.log 2>&1; echo ended with \$? >> /run/background.log")"
+    guest_run "$1" "systemd-run --quiet --collect --unit=background bash -c $(printf %q "( $2 ) > /run/background.log 2>&1; echo ended with \$? >> /run/background.log")"
 }
 
 # shutdown_guest NAME: an orderly shutdown, asked for from dom0.
