@@ -9,7 +9,7 @@ mod tests;
 use std::sync::Arc;
 
 use dscow::engine::{Action, BounceId, Engine, Errno, Memory, OpId, Request, Token};
-use rustc_hash::FxHashMap;
+use rustc_hash::{FxHashMap, FxHashSet};
 
 use crate::buffer::{AlignedBuf, Buffer};
 use crate::executor::{Executor, FileSlot, IoError, Op};
@@ -52,6 +52,8 @@ pub struct Disk {
     buffers: FxHashMap<Token, Buffer>,
     bounces: FxHashMap<BounceId, Buffer>,
     finished: Vec<Finished>,
+    /// The kinds of errors that were logged already: a guest can cause any number of some of them.
+    logged_errnos: FxHashSet<i32>,
 }
 
 impl Disk {
@@ -69,6 +71,7 @@ impl Disk {
             buffers: FxHashMap::default(),
             bounces: FxHashMap::default(),
             finished: Vec::new(),
+            logged_errnos: FxHashSet::default(),
         }
     }
 
@@ -108,8 +111,10 @@ impl Disk {
 
     /// An operation of this disk is done.
     pub fn complete(&mut self, executor: &mut dyn Executor, op: OpId, result: Result<(), IoError>) {
-        if let Err(error) = &result {
-            tracing::error!("{error}");
+        if let Err(error) = &result
+            && self.logged_errnos.insert(error.errno())
+        {
+            tracing::error!("{error} (more errors of this kind on this disk are only counted)");
         }
         self.engine
             .complete(op, result.map_err(|error| Errno(error.errno())));

@@ -13,6 +13,7 @@ use xenstore_rs::tokio::XsTokio;
 use crate::Options;
 use crate::control;
 use crate::devices::Devices;
+use crate::handover::Handover;
 use crate::worker::{WorkerHandle, advertised};
 
 /// Most worker threads by default: one can serve many disks, and dom0 has other work.
@@ -43,7 +44,7 @@ pub(crate) enum DaemonError {
     ControlEnded(#[source] io::Error),
 }
 
-fn failed(action: &'static str) -> impl FnOnce(io::Error) -> DaemonError {
+pub(crate) fn failed(action: &'static str) -> impl FnOnce(io::Error) -> DaemonError {
     move |cause| DaemonError::System { action, cause }
 }
 
@@ -61,6 +62,7 @@ async fn serve(options: &Options) -> Result<(), DaemonError> {
     let mut terminate = signal(SignalKind::terminate()).map_err(failed("wait for signals"))?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(failed("wait for signals"))?;
     let listener = control::listen(&options.runtime_dir)?;
+    let handover = Handover::take(&options.runtime_dir)?;
     let Channels {
         runner,
         handle,
@@ -79,7 +81,7 @@ async fn serve(options: &Options) -> Result<(), DaemonError> {
         env!("CARGO_PKG_VERSION"),
         workers.len()
     );
-    let devices = Devices::new(workers, reports);
+    let devices = Devices::new(workers, reports, handover);
 
     let mut runner = tokio::spawn(runner.run());
     let mut control = tokio::spawn(control::serve(listener, handle.clone(), devices.clone()));
@@ -107,6 +109,7 @@ async fn serve(options: &Options) -> Result<(), DaemonError> {
     control.abort();
     let _ = control.await;
     devices.stop();
+    Handover::leave(&options.runtime_dir)?;
     tracing::info!("stopped");
     Ok(())
 }

@@ -9,6 +9,7 @@ use tokio::sync::oneshot;
 use xenstore_glue::DeviceId;
 use xenstore_glue::runner::{BackendConfig, DeviceMode, Order, Report};
 
+use crate::handover::Handover;
 use crate::images;
 use crate::target::Target;
 use crate::worker::{ToWorker, VbdStatistics, WorkerHandle};
@@ -23,6 +24,7 @@ struct Inner {
     workers: Vec<WorkerHandle>,
     devices: Mutex<HashMap<DeviceId, Device>>,
     reports: UnboundedSender<Report>,
+    handover: Handover,
 }
 
 /// A device whose image was asked for.
@@ -35,6 +37,8 @@ pub(crate) struct Device {
     /// Its name in the guest.
     pub(crate) vdev: String,
     pub(crate) read_only: bool,
+    /// Its image was closed in order by its last user; known when it is open.
+    image_was_closed: bool,
 }
 
 impl Device {
@@ -49,12 +53,17 @@ impl Device {
 
 impl Devices {
     /// No devices yet.
-    pub(crate) fn new(workers: Vec<WorkerHandle>, reports: UnboundedSender<Report>) -> Self {
+    pub(crate) fn new(
+        workers: Vec<WorkerHandle>,
+        reports: UnboundedSender<Report>,
+        handover: Handover,
+    ) -> Self {
         Self {
             inner: Arc::new(Inner {
                 workers,
                 devices: Mutex::default(),
                 reports,
+                handover,
             }),
         }
     }
@@ -67,11 +76,16 @@ impl Devices {
                 device,
                 frontend,
                 adopt,
-            } => {
+            } if !adopt || self.may_adopt(device) => {
                 let how = if adopt { "adopting" } else { "connecting to" };
                 tracing::info!(%device, "{how} the frontend");
                 self.to_worker(device, ToWorker::Connect { device, frontend });
             }
+            Order::Connect { device, .. } => self.report(Report::ConnectFailed {
+                device,
+                reason: "the daemon that served this disk was killed; the guest must connect anew"
+                    .to_owned(),
+            }),
             Order::Disconnect { device, .. } => {
                 self.to_worker(device, ToWorker::Disconnect { device });
             }
@@ -105,6 +119,17 @@ impl Devices {
         }
     }
 
+    /// Whether a frontend that an earlier daemon served can be served on as if nothing had been.
+    fn may_adopt(&self, device: DeviceId) -> bool {
+        self.inner.handover == Handover::InOrder
+            && self.get(device).is_some_and(|known| known.image_was_closed)
+    }
+
+    fn report(&self, report: Report) {
+        // The runner ends only when the daemon does.
+        let _ = self.inner.reports.send(report);
+    }
+
     fn open(&self, device: DeviceId, config: BackendConfig) {
         let worker = self.idlest_worker();
         let read_only = config.mode == DeviceMode::ReadOnly;
@@ -113,6 +138,7 @@ impl Devices {
             params: config.params.clone(),
             vdev: config.vdev.clone(),
             read_only,
+            image_was_closed: false,
         };
         self.devices().insert(device, entry);
         let devices = self.clone();
@@ -127,6 +153,9 @@ impl Devices {
         match images::open(&config.params, access, config.device_type == "cdrom") {
             Ok(opened) => {
                 tracing::info!(%device, vdev = config.vdev, "opened {}", config.params);
+                if let Some(known) = self.devices().get_mut(&device) {
+                    known.image_was_closed = opened.was_closed_cleanly;
+                }
                 self.inner.workers[worker].send(ToWorker::Open {
                     device,
                     engine: opened.engine,

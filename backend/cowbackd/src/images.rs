@@ -3,9 +3,10 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use blockio::file::BlockFile;
+use blockio::file::{BlockFile, CreateError};
 use blockio::image::{self, CreateOptions, Image, ImageAccess, ImageError};
 use dscow::engine::Engine;
+use dscow::header::State;
 use thiserror::Error;
 use xenstore_glue::DiskProperties;
 
@@ -21,6 +22,8 @@ pub(crate) struct Opened {
     pub(crate) engine: Box<Engine>,
     pub(crate) files: Vec<Arc<BlockFile>>,
     pub(crate) disk: DiskProperties,
+    /// Its last user closed it as it should.
+    pub(crate) was_closed_cleanly: bool,
 }
 
 /// Why a device gets no image.
@@ -44,19 +47,16 @@ pub(crate) enum OpenImageError {
 /// Opens what `params` asks for, creating an overlay that does not exist.
 ///
 /// # Errors
-/// Names the file and the cause. If the overlay was created and cannot be opened, it is removed again.
+/// Names the file and the cause. An overlay that was created and cannot be opened stays: it is empty, and somebody
+/// else may have opened it in between.
 pub(crate) fn open(
     params: &str,
     access: ImageAccess,
     cdrom: bool,
 ) -> Result<Opened, OpenImageError> {
     let target = Target::parse(params)?;
-    let created = create_if_missing(&target)?;
-    let image = Image::open(&target.image, access).inspect_err(|_| {
-        if created && let Err(error) = std::fs::remove_file(&target.image) {
-            tracing::warn!("cannot remove {}: {error}", target.image.display());
-        }
-    })?;
+    create_if_missing(&target)?;
+    let image = Image::open(&target.image, access)?;
     check_base(&target, &image)?;
     let disk = DiskProperties {
         sectors: image.header().layout.virtual_size() / u64::from(SECTOR_SIZE),
@@ -66,29 +66,35 @@ pub(crate) fn open(
         removable: false,
         cdrom,
     };
+    let was_closed_cleanly = matches!(image.header().state, State::Clean { .. });
     let (engine, files) = image.into_engine();
     Ok(Opened {
         engine: Box::new(engine),
         files,
         disk,
+        was_closed_cleanly,
     })
 }
 
-fn create_if_missing(target: &Target) -> Result<bool, ImageError> {
+fn create_if_missing(target: &Target) -> Result<(), ImageError> {
     let Some(base) = &target.base else {
-        return Ok(false);
+        return Ok(());
     };
     // A dangling link exists, and is reported by the opening.
     if target.image.symlink_metadata().is_ok() {
-        return Ok(false);
+        return Ok(());
     }
     let options = CreateOptions {
         base: Some(base.clone()),
         ..CreateOptions::default()
     };
-    image::create(&target.image, &options)?;
+    match image::create(&target.image, &options) {
+        // Another device of the same target was faster, and has the image open by now: the opening will say so.
+        Err(ImageError::Create(CreateError::Exists(_))) => return Ok(()),
+        created => created?,
+    };
     tracing::info!("created {} over {}", target.image.display(), base.display());
-    Ok(true)
+    Ok(())
 }
 
 /// An image that exists must be an overlay of the base that was asked for: the guest would boot something

@@ -4,6 +4,7 @@
 mod control;
 mod daemon;
 mod devices;
+mod handover;
 mod images;
 mod logging;
 mod target;

@@ -19,6 +19,9 @@ pub const VERSION: u32 = 2;
 /// Longest path of a parent, in bytes.
 pub const PARENT_PATH_MAX: usize = 3072;
 
+/// Highest sequence number and generation: far beyond what counting reaches, far from wrapping.
+pub const COUNTER_MAX: u64 = 1 << 62;
+
 /// Incompatible features known here: none yet.
 const INCOMPATIBLE_KNOWN: u64 = 0;
 
@@ -114,6 +117,9 @@ pub enum HeaderError {
     /// The image needs a feature that this version does not have.
     #[error("unknown incompatible features {0:#x}")]
     IncompatibleFeatures(u64),
+    /// A sequence number or generation that leaves no room to count on.
+    #[error("counter {0} is beyond {COUNTER_MAX}")]
+    Counter(u64),
     /// Block size outside 4 KiB to 2 MiB.
     #[error("block size shift {0} is not between 12 and 21")]
     BlockSize(u32),
@@ -232,13 +238,17 @@ impl Header {
     /// # Errors
     /// The first rule of the format that the bytes break.
     pub fn decode(bytes: &SlotBytes) -> Result<Self, HeaderError> {
-        let raw = RawSlot::read_from_bytes(bytes).map_err(|_| HeaderError::Magic)?;
+        RawSlot::whole(bytes)?.to_header()
+    }
+}
+
+impl RawSlot {
+    /// A slot that is as it was written, whether or not it can be understood. Magic, checksum and sequence are where
+    /// they are in every version from 2 on.
+    fn whole(bytes: &SlotBytes) -> Result<Self, HeaderError> {
+        let raw = Self::read_from_bytes(bytes).map_err(|_| HeaderError::Magic)?;
         if raw.magic != MAGIC {
             return Err(HeaderError::Magic);
-        }
-        // The version comes before the checksum: another version may sum differently.
-        if raw.version.get() != VERSION {
-            return Err(HeaderError::Version(raw.version.get()));
         }
         let found = raw.checksum();
         if found != raw.crc.get() {
@@ -247,11 +257,9 @@ impl Header {
                 expected: raw.crc.get(),
             });
         }
-        raw.to_header()
+        Ok(raw)
     }
-}
 
-impl RawSlot {
     fn checksum(&self) -> u32 {
         let bytes = self.as_bytes();
         let at = std::mem::offset_of!(RawSlot, crc);
@@ -296,6 +304,14 @@ impl RawSlot {
     }
 
     fn to_header(&self) -> Result<Header, HeaderError> {
+        if self.version.get() != VERSION {
+            return Err(HeaderError::Version(self.version.get()));
+        }
+        for counter in [self.sequence.get(), self.generation.get()] {
+            if counter > COUNTER_MAX {
+                return Err(HeaderError::Counter(counter));
+            }
+        }
         let unknown = self.incompatible_features.get() & !INCOMPATIBLE_KNOWN;
         if unknown != 0 {
             return Err(HeaderError::IncompatibleFeatures(unknown));
@@ -366,30 +382,57 @@ impl RawSlot {
     }
 }
 
-/// Why neither slot is a header.
+/// Why the two slots hold no header.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
-#[error("header slot A: {a}; header slot B: {b}")]
-pub struct NoHeader {
-    /// What is wrong with slot A.
-    pub a: HeaderError,
-    /// What is wrong with slot B.
-    pub b: HeaderError,
+pub enum NoHeader {
+    /// Neither slot is as it was written.
+    #[error("header slot A: {a}; header slot B: {b}")]
+    NeitherWhole {
+        /// What is wrong with slot A.
+        a: HeaderError,
+        /// What is wrong with slot B.
+        b: HeaderError,
+    },
+    /// The current slot is as it was written, and breaks a rule or needs something that is not known here.
+    #[error("header slot {slot:?}: {cause}")]
+    Current {
+        /// The slot.
+        slot: Slot,
+        /// What is wrong with it.
+        cause: HeaderError,
+    },
 }
 
-/// Takes the valid slot with the higher sequence number.
+impl NoHeader {
+    /// Whether neither slot has the signature, so that this was never an image.
+    pub fn is_foreign(&self) -> bool {
+        matches!(
+            self,
+            Self::NeitherWhole {
+                a: HeaderError::Magic,
+                b: HeaderError::Magic,
+            }
+        )
+    }
+}
+
+/// Takes the slot with the higher sequence number among those that are as they were written.
 ///
-/// The other slot may be torn by a crash while it was written; that is normal and not an error.
+/// One slot may be torn by a crash while it was written; that is normal and not an error. But a slot that is whole and
+/// not understood is never passed over for an older one: whoever wrote it did so with knowledge that we lack.
 ///
 /// # Errors
-/// Both reasons when neither slot is valid. If slot A carries no signature the bytes are most likely
-/// not an image at all.
+/// See [`NoHeader`].
 pub fn select(a: &SlotBytes, b: &SlotBytes) -> Result<(Header, Slot), NoHeader> {
-    match (Header::decode(a), Header::decode(b)) {
-        (Ok(a), Ok(b)) if b.sequence > a.sequence => Ok((b, Slot::B)),
-        (Ok(a), _) => Ok((a, Slot::A)),
-        (Err(_), Ok(b)) => Ok((b, Slot::B)),
-        (Err(a), Err(b)) => Err(NoHeader { a, b }),
-    }
+    let (raw, slot) = match (RawSlot::whole(a), RawSlot::whole(b)) {
+        (Ok(a), Ok(b)) if b.sequence.get() > a.sequence.get() => (b, Slot::B),
+        (Ok(a), _) => (a, Slot::A),
+        (Err(_), Ok(b)) => (b, Slot::B),
+        (Err(a), Err(b)) => return Err(NoHeader::NeitherWhole { a, b }),
+    };
+    raw.to_header()
+        .map(|header| (header, slot))
+        .map_err(|cause| NoHeader::Current { slot, cause })
 }
 
 #[cfg(test)]

@@ -6,7 +6,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use simxen::{
     Daemon, DaemonCommand, Disk, DiskSpec, Domain, Frontend, FrontendOptions, Host, Hotplug,
@@ -36,14 +36,26 @@ impl Rig {
     /// If anything does not work, as do all functions here.
     #[must_use]
     pub fn start() -> Self {
+        Self::start_with(&[])
+    }
+
+    /// As [`Rig::start`], with arguments for the daemon.
+    ///
+    /// # Panics
+    /// As [`Rig::start`].
+    #[must_use]
+    pub fn start_with(arguments: &[&str]) -> Self {
         let folder = TempDir::new().expect("a temporary folder");
         fs::write(folder.path().join("base.img"), base_content()).expect("the base image");
         let host = Host::start().expect("a simulated host");
-        let command = DaemonCommand::new(binary("cowbackd"))
+        let mut command = DaemonCommand::new(binary("cowbackd"))
             .arg("--runtime-dir")
             .arg(folder.path().join("run"))
             .arg("--log")
             .arg("debug");
+        for argument in arguments {
+            command = command.arg(argument);
+        }
         let mut daemon = host.start_daemon(command).expect("the daemon starts");
         daemon
             .wait_for_log("workers", PATIENCE)
@@ -135,6 +147,23 @@ impl Rig {
         assert_eq!(output.status.code(), Some(0), "{output:?}");
         let report: serde_json::Value = serde_json::from_slice(&output.stdout).expect("JSON");
         assert_eq!(report["closed_cleanly"], true, "{report}");
+    }
+
+    /// Asks until the daemon has forgotten a disk whose nodes are gone.
+    ///
+    /// # Panics
+    /// If it does not.
+    pub fn wait_until_gone(&self, disk: &Disk) {
+        let begun = Instant::now();
+        let device = disk.xenbus_path();
+        loop {
+            let list = self.list();
+            let devices = list.as_array().expect("a list");
+            if devices.iter().all(|listed| listed["device"] != device) {
+                return;
+            }
+            assert!(begun.elapsed() < PATIENCE, "still there: {list}");
+        }
     }
 
     /// Waits until the daemon has nothing mapped or bound.

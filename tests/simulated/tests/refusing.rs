@@ -1,9 +1,10 @@
 //! What cannot be served is refused with a reason, and harms nothing else.
 
 use std::fs;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use simulated::{PATIENCE, Rig, base_sector, options};
-use simxen::{Frontend, FrontendOptions};
+use simxen::{Access, Frontend, FrontendOptions};
 
 /// Attaches what must fail; returns the sentence that the script would put into `hotplug-error`.
 fn refused(rig: &Rig, target: &str) -> String {
@@ -18,6 +19,7 @@ fn refused(rig: &Rig, target: &str) -> String {
     let sentence = rig.host.xenstore().read_text(&error).unwrap();
     // libxl detaches what it could not attach.
     toolstack.destroy_domain(&guest, [&disk]).unwrap();
+    rig.wait_until_gone(&disk);
     sentence
 }
 
@@ -208,4 +210,83 @@ fn what_was_not_offered_is_answered_and_the_disk_goes_on() {
         .toolstack()
         .detach_connected(&disk, frontend)
         .unwrap();
+}
+
+/// A guest whose every request is refused gets its answers at once, and room for more requests with each. It must not
+/// keep the worker from anybody else.
+#[test]
+fn a_guest_that_never_stops_asking_does_not_starve_others() {
+    let rig = Rig::start_with(&["--workers", "1"]);
+    let (good, bad) = (rig.guest(1), rig.guest(2));
+    let (good_disk, mut served) = rig.connect(&good, "xvda", "good.cow");
+    let (bad_disk, mut hostile) = rig.connect(&bad, "xvda", "bad.cow");
+    let stop = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            // Zeroed slots are reads without segments, which are refused. Each answer is followed by a request.
+            let ring = hostile.ring(0);
+            let mut produced = ring.request_producer();
+            while !stop.load(Ordering::Relaxed) {
+                let room = 32 - produced.wrapping_sub(ring.response_producer());
+                produced = produced.wrapping_add(room.min(32));
+                ring.set_request_producer(produced);
+                ring.channel().notify();
+            }
+        });
+        for round in 0..50 {
+            assert_eq!(
+                served.read(round, 512).unwrap(),
+                base_sector(usize::try_from(round).unwrap())
+            );
+        }
+        stop.store(true, Ordering::Relaxed);
+    });
+    rig.host
+        .toolstack()
+        .destroy_domain(&bad, [&bad_disk])
+        .unwrap();
+    rig.host
+        .toolstack()
+        .detach_connected(&good_disk, served)
+        .unwrap();
+    rig.assert_clear();
+}
+
+#[test]
+fn a_frontend_that_fails_to_connect_again_and_again_is_let_try_only_so_often() {
+    let rig = Rig::start();
+    let guest = rig.guest(1);
+    let spec = rig.spec("xvda", &rig.overlay_target("vm.cow"));
+    let disk = rig.host.toolstack().attach(&guest, &spec).unwrap();
+    let xenstore = rig.host.xenstore();
+    let backend = |state: &str| {
+        xenstore
+            .wait_for_value(&disk.backend_node("state"), state, PATIENCE)
+            .unwrap();
+    };
+    let frontend = |node: &str, value: &str| {
+        xenstore.write(&disk.frontend_node(node), value).unwrap();
+    };
+    let page = guest.allocate_pages(1).unwrap();
+    let gref = guest.grant(page, Access::ReadWrite).unwrap();
+    frontend("ring-ref", &gref.0.to_string());
+    frontend("event-channel", "12345");
+    for _ in 0..20 {
+        backend("2");
+        frontend("state", "3");
+        backend("5");
+        frontend("state", "6");
+        backend("6");
+        frontend("state", "1");
+    }
+    backend("2");
+    let log = rig.daemon.log();
+    let tries = log.matches("event channel 12345").count();
+    assert!(tries > 0, "{log}");
+    assert!(log.contains("failed to connect too often"), "{log}");
+    rig.host
+        .toolstack()
+        .destroy_domain(&guest, [&disk])
+        .unwrap();
+    rig.assert_clear();
 }

@@ -67,6 +67,36 @@ fn a_guest_that_goes_while_no_daemon_runs_is_cleaned_up_by_the_next() {
 }
 
 #[test]
+fn a_ring_left_by_a_killed_daemon_is_not_served_as_if_nothing_had_been() {
+    let mut rig = Rig::start();
+    let guest = rig.guest(1);
+    let (disk, mut frontend) = rig.connect(&guest, "xvda", "vm.cow");
+    frontend.write(0, &[1; 4096]).unwrap();
+    frontend.flush().unwrap();
+    rig.daemon.kill().unwrap();
+    rig.assert_clear();
+    rig.daemon.restart().unwrap();
+    // Which requests were answered is not known any more, so the guest is told to close.
+    let xenstore = rig.host.xenstore();
+    xenstore
+        .wait_for_value(&disk.backend_node("state"), "5", PATIENCE)
+        .unwrap();
+    rig.host
+        .toolstack()
+        .destroy_domain(&guest, [&disk])
+        .unwrap();
+    rig.assert_clear();
+    // What it had flushed is there for the next.
+    let guest = rig.guest(2);
+    let (disk, mut frontend) = rig.connect(&guest, "xvda", "vm.cow");
+    assert_eq!(frontend.read(0, 4096).unwrap(), [1; 4096]);
+    rig.host
+        .toolstack()
+        .detach_connected(&disk, frontend)
+        .unwrap();
+}
+
+#[test]
 fn a_second_daemon_does_not_start() {
     let rig = Rig::start();
     let mut command = rig.host.command(rig_binary()).unwrap();

@@ -168,6 +168,7 @@ fn a_guest_destroyed_under_load_leaves_nothing_and_can_be_created_again() {
             .unwrap();
         rig.assert_clear();
         rig.assert_clean("vm.cow");
+        rig.wait_until_gone(&disk);
     }
     assert_eq!(rig.list(), serde_json::json!([]));
 }
@@ -222,6 +223,7 @@ fn xenstore_tells_the_life_of_a_disk() {
         .wait_for_value(&disk.backend_node("state"), "6", PATIENCE)
         .unwrap();
     toolstack.finish_detach(&disk).unwrap();
+    rig.wait_until_gone(&disk);
     assert_eq!(rig.list(), serde_json::json!([]));
 }
 

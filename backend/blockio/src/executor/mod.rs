@@ -35,8 +35,8 @@ use crate::file::BlockFile;
 /// [`BlockFile::dio_alignment`]; otherwise the operation fails with `EINVAL`.
 #[derive(Clone, Debug)]
 pub enum Op {
-    /// Fills the whole buffer from `offset` on. What lies past the end of the file reads as zeros: a base may be
-    /// shorter than the image on top of it, and an image file ends at its last written block.
+    /// Fills the whole buffer from `offset` on. Fails with `EIO` if the file ends before: who reads knows its size, so
+    /// it was truncated since.
     Read {
         /// The file to read.
         file: FileSlot,

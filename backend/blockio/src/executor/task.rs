@@ -189,10 +189,10 @@ impl Task {
             return Outcome::Done(Ok(()));
         }
         match &self.kind {
-            Kind::Read(buffer) if count == 0 || ends_inside_a_block(file, self.done) => {
-                let done = usize::try_from(self.done).expect("progress is inside a buffer");
-                buffer.fill_zero(done, buffer.len() - done);
-                Outcome::Done(Ok(()))
+            // The end of the file. Ranges to read are within files by their sizes when they were opened, so the
+            // file was truncated since: zeros in its place would become part of an overlay by the next copy-up.
+            Kind::Read(_) if count == 0 || ends_inside_a_block(file, self.done) => {
+                Outcome::Done(Err(self.error(file, libc::EIO)))
             }
             // A write of nothing that is not an error would be tried for ever.
             Kind::Write { .. } | Kind::Zero if count == 0 => {

@@ -74,6 +74,7 @@ fn is_finding(error: &ImageError) -> bool {
     match error {
         ImageError::NotAnImage(_)
         | ImageError::CorruptHeader { .. }
+        | ImageError::UnusableHeader { .. }
         | ImageError::Truncated { .. }
         | ImageError::BitmapChecksum { .. }
         | ImageError::BitmapPastEnd { .. }

@@ -33,6 +33,14 @@ pub enum ImageError {
         /// What is wrong with each slot.
         cause: NoHeader,
     },
+    /// It has a header that is as it was written, and cannot be used.
+    #[error("{}: has a header that cannot be used ({cause})", path.display())]
+    UnusableHeader {
+        /// The image.
+        path: PathBuf,
+        /// What is wrong with it.
+        cause: NoHeader,
+    },
     /// It is shorter than its header says.
     #[error("{}: is truncated: {len} bytes long, but its header asks for {needed}", path.display())]
     Truncated {

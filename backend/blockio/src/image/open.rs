@@ -2,10 +2,11 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use dscow::bitmap::Bitmap;
 use dscow::engine::{Engine, Mode};
-use dscow::header::{self, Header, HeaderError, Slot, SlotBytes, State};
+use dscow::header::{self, Header, NoHeader, Slot, SlotBytes, State};
 use dscow::layout::{HEADER_SLOT_SIZE, Layout};
 use dscow::parents::{ParentLayer, Parents};
 use uuid::Uuid;
@@ -14,6 +15,10 @@ use super::chain;
 use super::error::ImageError;
 use crate::file::{Access, BlockFile, Caching};
 use crate::lock;
+
+/// How long to wait for an image that is locked: a process that was killed holds its locks until the kernel is done
+/// with its last operations.
+const LOCK_PATIENCE: Duration = Duration::from_secs(1);
 
 /// What an image is opened for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -158,7 +163,7 @@ impl Overlay {
             }
             ImageAccess::Writable => {
                 let file = BlockFile::open(path, Access::ReadWrite, Caching::DIRECT)?;
-                lock::lock_exclusive(&file)?;
+                lock::lock_exclusive_within(&file, LOCK_PATIENCE)?;
                 file
             }
         };
@@ -186,16 +191,13 @@ pub(super) fn read_header(file: &BlockFile) -> Result<(Header, Slot), ImageError
     }
     let a = read_slot(file, Slot::A)?;
     let b = read_slot(file, Slot::B)?;
-    header::select(&a, &b).map_err(|cause| match cause {
-        // An image always has its signature in slot A; without it, this was never one.
-        header::NoHeader {
-            a: HeaderError::Magic,
-            b: HeaderError::Magic,
-        } => ImageError::NotAnImage(file.path().to_owned()),
-        cause => ImageError::CorruptHeader {
-            path: file.path().to_owned(),
-            cause,
-        },
+    header::select(&a, &b).map_err(|cause| {
+        let path = file.path().to_owned();
+        match cause {
+            NoHeader::Current { .. } => ImageError::UnusableHeader { path, cause },
+            NoHeader::NeitherWhole { .. } if cause.is_foreign() => ImageError::NotAnImage(path),
+            NoHeader::NeitherWhole { .. } => ImageError::CorruptHeader { path, cause },
+        }
     })
 }
 

@@ -118,6 +118,11 @@ impl Link {
         })
     }
 
+    /// How many requests the ring of a queue holds.
+    pub(super) fn ring_size(&self, queue: usize) -> u32 {
+        self.queues[queue].ring.size()
+    }
+
     /// Whether this refusal is the first of its kind on this connection, and worth a line in the log.
     pub(super) fn is_first(&mut self, reason: Reason) -> bool {
         self.logged.insert(reason)

@@ -21,6 +21,10 @@ use super::vbd::Vbd;
 /// How often bits that nobody flushed are committed.
 const IDLE_COMMIT_INTERVAL: Duration = Duration::from_secs(1);
 
+/// How often a frontend may fail to connect before it is not let try again: each time that a channel cannot be bound
+/// costs a descriptor, which the library does not give back.
+const FAILED_CONNECTS_MAX: u32 = 16;
+
 /// Key of the watch on the control plane's eventfd; those of channels begin with the number of a vbd.
 const WAKE: u64 = u64::MAX;
 
@@ -34,6 +38,8 @@ pub(super) struct Worker {
     numbers: HashMap<DeviceId, usize>,
     /// Vbds with something to settle after this round of events.
     touched: Vec<usize>,
+    /// Rings that may hold more requests than were taken in this round, as vbd and queue.
+    backlog: Vec<(usize, usize)>,
     /// Reports of this round.
     outbox: Vec<Report>,
     next_commit: Instant,
@@ -56,6 +62,7 @@ impl Worker {
             vbds: Slab::new(),
             numbers: HashMap::new(),
             touched: Vec::new(),
+            backlog: Vec::new(),
             outbox: Vec::new(),
             next_commit: Instant::now(),
             stopping: false,
@@ -69,13 +76,14 @@ impl Worker {
     pub(super) fn run(&mut self) {
         let mut events = Vec::new();
         while !self.stopping {
-            let timeout = self.time_to_commit();
+            let timeout = self.time_to_sleep();
             self.executor
                 .wait(timeout, &mut events)
                 .expect("the executor works, or nothing does");
             for event in events.drain(..) {
                 self.handle(event);
             }
+            self.serve_backlog();
             self.commit_if_due();
             self.settle();
         }
@@ -105,8 +113,24 @@ impl Worker {
         if let Err(error) = link.queues[queue].channel.acknowledge() {
             tracing::error!(device = %vbd.device(), "cannot acknowledge an event: {error}");
         }
-        vbd.serve(queue, self.executor.as_mut(), &mut self.outbox);
+        self.serve(number, queue);
+    }
+
+    fn serve(&mut self, number: usize, queue: usize) {
+        let Some(vbd) = self.vbds.get_mut(number) else {
+            return;
+        };
+        if vbd.serve(queue, self.executor.as_mut(), &mut self.outbox) {
+            self.backlog.push((number, queue));
+        }
         self.touched.push(number);
+    }
+
+    /// Serves the rings that had more than their share in the last round.
+    fn serve_backlog(&mut self) {
+        for (number, queue) in std::mem::take(&mut self.backlog) {
+            self.serve(number, queue);
+        }
     }
 
     fn read_inbox(&mut self) {
@@ -183,6 +207,11 @@ impl Worker {
     fn connect(&mut self, number: usize, frontend: &FrontendConfig) -> Report {
         let vbd = &mut self.vbds[number];
         let device = vbd.device();
+        if vbd.failed_connects >= FAILED_CONNECTS_MAX {
+            let reason =
+                "it failed to connect too often; detach the disk and attach it again".into();
+            return Report::ConnectFailed { device, reason };
+        }
         let domid = device.domid.raw();
         let watched = Link::connect(domid, frontend, vbd.properties())
             .map_err(|error| error.to_string())
@@ -192,21 +221,27 @@ impl Worker {
                 vbd.link = Some(link);
                 Report::Connected { device }
             }
-            Err(reason) => Report::ConnectFailed { device, reason },
+            Err(reason) => {
+                vbd.failed_connects += 1;
+                Report::ConnectFailed { device, reason }
+            }
         }
     }
 
     /// Requests may be on the rings already, in particular of a frontend that an earlier process served.
     fn serve_all_queues(&mut self, number: usize) {
-        let vbd = &mut self.vbds[number];
-        let queues = vbd.link.as_ref().map_or(0, |link| link.queues.len());
-        for queue in 0..queues {
-            vbd.serve(queue, self.executor.as_mut(), &mut self.outbox);
+        let link = self.vbds[number].link.as_ref();
+        for queue in 0..link.map_or(0, |link| link.queues.len()) {
+            self.serve(number, queue);
         }
     }
 
-    /// How long to sleep at most, if there is something to commit.
-    fn time_to_commit(&self) -> Option<Duration> {
+    /// How long to sleep at most: not at all if a ring may hold more, else until the next commit, if there is something
+    /// to commit.
+    fn time_to_sleep(&self) -> Option<Duration> {
+        if !self.backlog.is_empty() {
+            return Some(Duration::ZERO);
+        }
         let uncommitted = |(_, vbd): (usize, &Vbd)| vbd.has_uncommitted_bits();
         self.vbds
             .iter()

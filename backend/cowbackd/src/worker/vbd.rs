@@ -28,6 +28,8 @@ pub(super) struct Vbd {
     pub(super) link: Option<Link>,
     requests: Slab<InFlight>,
     statistics: VbdStatistics,
+    /// Connections that failed since the image was opened.
+    pub(super) failed_connects: u32,
     /// A disconnection was asked for and waits for the requests that were taken.
     disconnecting: bool,
     closed: bool,
@@ -51,6 +53,7 @@ impl Vbd {
             link: None,
             requests: Slab::new(),
             statistics: VbdStatistics::default(),
+            failed_connects: 0,
             disconnecting: false,
             closed: false,
         }
@@ -112,32 +115,41 @@ impl Vbd {
         }
     }
 
-    /// Takes what is on the ring of a queue, after its channel said that there may be something.
+    /// Takes what is on the ring of a queue, at most a ring of requests. Returns whether there may be more: then it is
+    /// to be served again without an event, after everybody else had their turn.
     pub(super) fn serve(
         &mut self,
         queue: usize,
         executor: &mut dyn Executor,
         reports: &mut Vec<Report>,
-    ) {
-        if let Err(error) = self.take_requests(queue, executor) {
+    ) -> bool {
+        self.take_requests(queue, executor).unwrap_or_else(|error| {
             self.fault(&error, reports);
-        }
+            false
+        })
     }
 
     fn take_requests(
         &mut self,
         queue: usize,
         executor: &mut dyn Executor,
-    ) -> Result<(), RingError> {
+    ) -> Result<bool, RingError> {
+        // Requests that are refused are answered at once, which makes room on the ring for more of them: without a
+        // limit a guest could keep its worker here for ever.
+        let mut limit = self.link.as_ref().map_or(0, |link| link.ring_size(queue));
         loop {
             let Some(link) = self.link.as_mut().filter(|link| !link.stopped) else {
-                return Ok(());
+                return Ok(false);
             };
+            if limit == 0 {
+                return Ok(true);
+            }
+            limit -= 1;
             let ring = &mut link.queues[queue].ring;
             match ring.take()? {
                 Some(slot) => self.take_request(queue, &slot, executor),
                 None if ring.final_check_for_requests()? => {}
-                None => return Ok(()),
+                None => return Ok(false),
             }
         }
     }

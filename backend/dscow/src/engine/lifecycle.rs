@@ -5,6 +5,8 @@
 //! the slot that is not current and is synced before anything that relies on it, so a torn write of it
 //! loses nothing.
 
+use uuid::Uuid;
+
 use super::action::{Action, Errno, Token};
 use super::{Engine, Mode, Part};
 use crate::header::{Header, State};
@@ -37,6 +39,13 @@ pub(super) struct HeaderWrite {
     written: bool,
 }
 
+/// A later generation. By how much is random, as the owner is: were it always one, then an image that was restored from
+/// a backup and opened again would have the generation that it had before it was restored.
+fn next_generation(generation: u64, owner: Uuid) -> u64 {
+    let random = u64::from(owner.as_fields().0 >> 12);
+    generation + 1 + random
+}
+
 impl Lifecycle {
     pub(super) fn admit(&self) -> Result<(), Errno> {
         match self {
@@ -60,7 +69,7 @@ impl Engine {
             }
             Mode::Writable { owner } => {
                 let header = Header {
-                    generation: self.header.generation + 1,
+                    generation: next_generation(self.header.generation, owner),
                     ..self.next_header(State::InUse { owner })
                 };
                 self.lifecycle = Lifecycle::Opening(self.write_header(token, header));

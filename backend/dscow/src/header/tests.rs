@@ -62,7 +62,7 @@ fn every_kind_of_header_survives_a_round_trip() {
             path: PathBuf::from("golden.cow"),
             size: 512,
             uuid: Uuid::from_u128(9),
-            generation: u64::MAX,
+            generation: COUNTER_MAX,
         }),
     ];
     for parent in parents {
@@ -129,6 +129,33 @@ fn unknown_features_and_versions_refuse() {
     assert_eq!(with(227, 1), HeaderError::ParentPath((1 << 24) + 18));
     assert_eq!(with(513, 0), HeaderError::ParentPath(18));
     assert_eq!(with(0, b'X'), HeaderError::Magic);
+    assert_eq!(with(23, 0x80), HeaderError::Counter((0x80 << 56) + 7));
+    assert_eq!(with(111, 0x80), HeaderError::Counter((0x80 << 56) + 3));
+}
+
+#[test]
+fn a_newer_slot_that_is_not_understood_is_not_passed_over() {
+    let old = example().encode();
+    for (at, value, cause) in [
+        (24, 4, HeaderError::IncompatibleFeatures(4)),
+        (8, 3, HeaderError::Version(3)),
+    ] {
+        let mut newer = Header {
+            sequence: 8,
+            ..example()
+        }
+        .encode();
+        newer[at] = value;
+        assert!(select(&old, &newer).is_ok(), "its checksum is wrong: torn");
+        reseal(&mut newer);
+        assert_eq!(
+            select(&old, &newer),
+            Err(NoHeader::Current {
+                slot: Slot::B,
+                cause
+            })
+        );
+    }
 }
 
 #[test]
