@@ -20,7 +20,7 @@ memory = 256
 vcpus = 1
 on_reboot = 'restart'
 on_crash = 'destroy'
-disk = [ $disks ]
+disk = [ ${disks%, } ]
 CONFIG
     start_guest "$name"
 }
