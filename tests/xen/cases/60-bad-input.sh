@@ -64,6 +64,8 @@ umount "$work/mount"
 step "the same by hot plug: the running guest does not notice"
 xl_fails "block-attach of noise" xl block-attach good "$(overlay xvdb "$work/noise.cow" "$base")"
 assert_contains "$xl_output" "$work/noise.cow" "output of xl block-attach"
+# xl leaves what it failed to attach half-made, whatever the backend; detaching takes it away, and then it can be tried again.
+xl block-detach good xvdb
 assert_resources "$state_dir/idle" live
 guest_run good 'echo alive > /srv/alive && sync && ! test -e /dev/xvdb'
 shutdown_guest good

@@ -3,7 +3,9 @@
 
 # overlay VDEV IMAGE [BASE]: prints the disk specification of an overlay.
 overlay() {
-    printf 'vdev=%s,backendtype=tap,script=block-cow,format=raw,target=dscow:%s%s\n' "$1" "$2" "${3:+:$3}"
+    local target=$2
+    [ -z "${3:-}" ] || target=dscow:$2:$3
+    printf 'vdev=%s,backendtype=tap,script=block-cow,format=raw,target=%s\n' "$1" "$target"
 }
 
 # create_guest NAME DISK...: starts a guest that boots from its xvda, with agent. `xl`'s output goes to $state_dir/NAME.xl.
