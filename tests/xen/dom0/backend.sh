@@ -27,7 +27,8 @@ held_resources() {
 }
 
 held_in_xen() {
-    echo "interdomain event channels of dom0: $(/usr/lib/xen-4.20/bin/lsevtchn 0 | grep -ci interdomain || true)"
+    # Those to dom0 itself are xenstored's.
+    echo "event channels to guests: $(/usr/lib/xen-4.20/bin/lsevtchn 0 | grep -i interdomain | grep -vc 'Remote Domain 0,' || true)"
     echo "backend nodes:"
     xenstore-ls -f /local/domain/0/backend 2> /dev/null | grep -E '/vbd3?/[0-9]+/' | cut -d = -f 1 || true
 }
