@@ -39,6 +39,38 @@ eventually 240 "reboot of alice" rebooted
 reboot_s=$(took "$started")
 assert_eq "$sum" "$(guest_run alice 'sha256sum < /srv/alice')" "checksum of alice's file"
 
+step "a second disk comes and goes while bob runs"
+cowback create "$work/data.cow" --size 32M
+has_xvdb() { guest_run bob 'test -b /dev/xvdb'; }
+has_no_xvdb() { ! guest_run bob 'test -e /dev/xvdb'; }
+xl block-attach bob "$(overlay xvdb "$work/data.cow")"
+eventually 60 "xvdb in bob" has_xvdb
+guest_run bob 'echo hello | dd of=/dev/xvdb bs=512 conv=sync,fsync status=none'
+xl block-detach bob xvdb
+eventually 60 "xvdb gone from bob" has_no_xvdb
+
+if ! control; then
+    step "a base that is missing: xl says so, and no guest and no file is left"
+    xl_fails "a missing base" create_guest carol "$(overlay xvda "$work/carol.cow" "$work/no-such.img")"
+    step "  $(grep -o 'script: .*' <<< "$xl_output" | head -n 1)"
+    guest_is_gone carol || fail "there is a guest carol"
+    [ ! -e "$work/carol.cow" ] || fail "there is an overlay for carol"
+
+    step "cowbackd is restarted; bob goes on"
+    guest_run bob 'echo before > /srv/restart && sync'
+    systemctl restart cowbackd.service
+    guest_run bob 'echo after >> /srv/restart && sync && echo 3 > /proc/sys/vm/drop_caches && grep -c . /srv/restart'
+fi
+
+step "bob is destroyed in the middle of writing, and created again"
+sum_bob=$(guest_run bob 'sha256sum < /srv/bob')
+guest_start bob 'while :; do dd if=/dev/urandom of=/srv/load bs=64k count=64 conv=fsync status=none; done'
+eventually 60 "load in bob" guest_run bob 'test -s /srv/load'
+destroy_guest bob
+start_guest bob
+wait_multiuser bob
+assert_eq "$sum_bob" "$(guest_run bob 'sha256sum < /srv/bob')" "checksum of bob's file"
+
 step "shut both down; check both overlays and the base"
 started=$(uptime_s)
 shutdown_guest alice
@@ -49,6 +81,8 @@ assert_eq "$(cat "$base.sha256")" "$(sha256sum < "$base" | cut -d ' ' -f 1)" "SH
 check_s=$(took "$started")
 
 cat >> /share/out/progress <<REPORT
+
+$(control || cowback info "$work/alice.cow" | sed 's/^/  /')
 
   base         $base, $(mib "$(stat -c %s "$base")"), SHA-256 as before
   alice        $(mib "$(allocated_bytes "$work/alice.cow")") on disk, clean
