@@ -3,26 +3,47 @@
 
 xen_packages=(qemu-system-x86 qemu-utils mmdebstrap debian-archive-keyring cpio kmod e2fsprogs xz-utils zstd)
 build_packages=(build-essential pkg-config libxen-dev libclang-dev)
-check_packages=(shellcheck)
+# qemu-utils: tests show that qemu-img refuses a base in use.
+check_packages=(shellcheck qemu-utils)
 
 # install_packages PACKAGE...: installs those that are not there, and says so.
 install_packages() {
-    local missing=() package
     command -v dpkg-query > /dev/null || die "not a Debian-like host; install by hand: $*"
-    for package in "$@"; do
-        dpkg-query -W -f '${db:Status-Status}\n' "$package" 2> /dev/null | grep -qx installed || missing+=("$package")
+    local missing
+    # Installing one package can remove another whose version does not fit it, so what is missing is looked at again.
+    for _ in 1 2 3; do
+        mapfile -t missing < <(missing_packages "$@")
+        [ ${#missing[@]} -gt 0 ] || return 0
+        say "installing missing host packages with apt: ${missing[*]}"
+        as_root apt-get update -q < /dev/null > /dev/null || die "apt-get update failed"
+        as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y -q --no-install-recommends "${missing[@]}" \
+            < /dev/null > /dev/null || die "apt-get could not install: ${missing[*]}"
     done
-    [ ${#missing[@]} -gt 0 ] || return 0
-    say "installing missing host packages with apt: ${missing[*]}"
-    as_root apt-get update -q < /dev/null > /dev/null || die "apt-get update failed"
-    as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y -q --no-install-recommends "${missing[@]}" \
-        < /dev/null > /dev/null || die "apt-get could not install: ${missing[*]}"
+    mapfile -t missing < <(missing_packages "$@")
+    [ ${#missing[@]} = 0 ] || die "these packages do not fit together here: $*"
 }
 
-# debian_mirror: prints the mirror to build from: $DEBIAN_MIRROR, else the one this host's apt uses, else Debian's own.
+missing_packages() {
+    local package
+    for package in "$@"; do
+        dpkg-query -W -f '${db:Status-Status}\n' "$package" 2> /dev/null | grep -qx installed || echo "$package"
+    done
+}
+
+# debian_mirror: prints the mirror to build from: $DEBIAN_MIRROR, else the one that this host's apt uses.
 debian_mirror() {
     local site=${DEBIAN_MIRROR:-}
+    [ -n "$site" ] || site=$(apt_mirror)
+    if [ -z "$site" ]; then
+        # apt tells only of lists that it has fetched.
+        as_root apt-get update -q < /dev/null > /dev/null || die "apt-get update failed"
+        site=$(apt_mirror)
+    fi
+    [ -n "$site" ] || die "apt here has no Debian mirror; name one in DEBIAN_MIRROR"
+    printf '%s\n' "$site"
+}
+
+apt_mirror() {
     # shellcheck disable=SC2016 # apt's own format string
-    [ -n "$site" ] || site=$(apt-get indextargets --format '$(SITE)' 'Label: Debian' 2> /dev/null | head -n 1)
-    printf '%s\n' "${site:-http://deb.debian.org/debian}"
+    apt-get indextargets --format '$(SITE)' 'Label: Debian' 2> /dev/null | head -n 1
 }
