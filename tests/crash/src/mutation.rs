@@ -1,0 +1,82 @@
+//! Broken rules, one at a time. Each is applied between the engine and the disk; production code has no switches.
+
+/// A rule that is broken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mutation {
+    /// The sync before the bitmap is written does nothing.
+    NoDataSync,
+    /// The sync after the bitmap is written does nothing.
+    NoBitmapSync,
+    /// The same, only while the image is being closed.
+    NoBitmapSyncAtClose,
+    /// The sync after the header of an open does nothing.
+    NoOpenHeaderSync,
+    /// The sync after the header of a close does nothing.
+    NoCloseHeaderSync,
+    /// Syncs make durable only what they find in flight too late: nothing at all.
+    NoSync,
+    /// The bitmap is written from the bits that are set by then, not from the copy.
+    NoPageCopy,
+    /// The bitmap is written before the data is synced.
+    BitmapBeforeDataSync,
+    /// The bitmap is not written.
+    NoBitmapWrite,
+    /// The bitmap is not written while the image is being closed.
+    NoBitmapWriteAtClose,
+    /// Data writes are reported as completed while they are still in flight.
+    WriteReportedEarly,
+    /// Flushes are reported as finished when the bitmap is written and not synced.
+    FlushReportedEarly,
+    /// Flushes are reported as finished at once.
+    FlushReportedAtOnce,
+    /// Headers are always written to slot A.
+    HeaderInOneSlot,
+    /// The header of an open does not raise the generation.
+    GenerationNotRaised,
+    /// Headers do not raise the sequence number.
+    SequenceNotRaised,
+    /// Of a block that is copied up only the guest's sectors are written.
+    CopyUpWritesGuestSectorsOnly,
+    /// The guest's sectors are not copied over the block that is copied up.
+    CopyUpWithoutOverlay,
+    /// The base's content is not read into the block that is copied up.
+    CopyUpWithoutRead,
+    /// What no parent holds of a block that is copied up is not filled with zeros.
+    CopyUpWithoutZeros,
+    /// Data lands one sector too far.
+    DataMisplaced,
+}
+
+impl Mutation {
+    /// All of them.
+    pub const ALL: [Self; 21] = [
+        Self::NoDataSync,
+        Self::NoBitmapSync,
+        Self::NoBitmapSyncAtClose,
+        Self::NoOpenHeaderSync,
+        Self::NoCloseHeaderSync,
+        Self::NoSync,
+        Self::NoPageCopy,
+        Self::BitmapBeforeDataSync,
+        Self::NoBitmapWrite,
+        Self::NoBitmapWriteAtClose,
+        Self::WriteReportedEarly,
+        Self::FlushReportedEarly,
+        Self::FlushReportedAtOnce,
+        Self::HeaderInOneSlot,
+        Self::GenerationNotRaised,
+        Self::SequenceNotRaised,
+        Self::CopyUpWritesGuestSectorsOnly,
+        Self::CopyUpWithoutOverlay,
+        Self::CopyUpWithoutRead,
+        Self::CopyUpWithoutZeros,
+        Self::DataMisplaced,
+    ];
+
+    /// The mutation of this name, as `{:?}` writes it.
+    pub fn by_name(name: &str) -> Option<Self> {
+        Self::ALL
+            .into_iter()
+            .find(|mutation| format!("{mutation:?}") == name)
+    }
+}
