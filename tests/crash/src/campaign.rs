@@ -9,7 +9,7 @@ use crate::tear::Bounds;
 use crate::workload::{Kept, Op};
 
 /// Up to this many states at one cut, every combination of sectors is enumerated.
-pub const BOUNDS: Bounds = Bounds { all: 4096 };
+pub const BOUNDS: Bounds = Bounds { all: 1024 };
 
 /// All workloads up to a length over some operations.
 pub struct Plan {
@@ -141,7 +141,7 @@ impl Plan {
 /// The first violation that a mutation leads to, and how many states were checked until then.
 pub fn hunt(mutation: Mutation) -> (u64, Option<crate::explorer::Violation>) {
     let mut explorer = Explorer::new(BOUNDS);
-    for max_len in 1..=4 {
+    for max_len in 1..=3 {
         Plan::policies(Geometry::compact(), all_ops(), max_len).run(
             &mut explorer,
             Some(mutation),

@@ -99,8 +99,7 @@ impl<'a> Driver<'a> {
 
     /// Whether the sync that makes the bitmap durable is under way.
     pub(crate) fn is_syncing_bitmap(&self) -> bool {
-        let of_bitmap =
-            |waiting: &Waiting| matches!(waiting, Waiting::Sync { of, .. } if *of == Metadata::Bitmap);
+        let of_bitmap = |waiting: &Waiting| matches!(waiting, Waiting::Sync { of, .. } if *of == Metadata::Bitmap);
         self.waiting.iter().any(of_bitmap)
     }
 

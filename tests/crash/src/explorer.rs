@@ -97,14 +97,15 @@ impl Explorer {
             return;
         }
         self.counts.cuts += 1;
-        let complete = tear::enumerate(disk, self.bounds, |state| {
+        let choices = tear::choices(disk, &mut self.pool);
+        let complete = tear::enumerate(disk, &choices, self.bounds, |state| {
             let hash = mix(promised ^ hash_state(&self.pool, state));
             if !self.seen_states.insert(hash) {
                 return;
             }
             self.counts.states += 1;
             let checked = reopen::read_all(geometry, &self.pool, state)
-                .and_then(|found| oracle.check(found.generation, &found.values));
+                .and_then(|found| oracle.check(&found));
             if let Err(problem) = checked {
                 self.counts.violations += 1;
                 if self.violations.len() < VIOLATIONS_KEPT {
@@ -199,7 +200,10 @@ impl std::str::FromStr for Scenario {
         let (text, mutation) = match text.split_once(" ! ") {
             Some((text, name)) => {
                 let mutation = Mutation::by_name(name.trim());
-                (text, Some(mutation.ok_or(format!("{name} is not a mutation"))?))
+                (
+                    text,
+                    Some(mutation.ok_or(format!("{name} is not a mutation"))?),
+                )
             }
             None => (text, None),
         };

@@ -26,7 +26,11 @@ fn main() -> ExitCode {
         Some(scenario) => reproduce(&scenario),
         None => enumerate_all(),
     };
-    if good { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+    if good {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    }
 }
 
 fn enumerate_all() -> bool {
@@ -50,7 +54,10 @@ fn enumerate_all() -> bool {
     let all_caught = mutations();
     let counts = explorer.counts;
     println!("time: {:.1} s", start.elapsed().as_secs_f64());
-    println!("crash states: {}, violations: {}", counts.states, counts.violations);
+    println!(
+        "crash states: {}, violations: {}",
+        counts.states, counts.violations
+    );
     counts.violations == 0 && all_caught
 }
 
@@ -113,6 +120,9 @@ fn reproduce(scenario: &Scenario) -> bool {
     run(&mut explorer, &geometry, scenario);
     print_violations(&explorer);
     let counts = explorer.counts;
-    println!("crash states: {}, violations: {}", counts.states, counts.violations);
+    println!(
+        "crash states: {}, violations: {}",
+        counts.states, counts.violations
+    );
     counts.violations == 0
 }

@@ -8,13 +8,7 @@ use dscow::units::DiskRange;
 
 use crate::content::mix;
 use crate::geometry::{Geometry, Value};
-
-/// An image as it was when it was last closed.
-#[derive(Clone)]
-pub(crate) struct Closed {
-    pub(crate) generation: u64,
-    pub(crate) values: Vec<Value>,
-}
+use crate::reopen::Found;
 
 /// A write of the workload.
 struct Write {
@@ -30,8 +24,11 @@ pub(crate) struct Oracle {
     /// By value. What is there before the first write counts as one.
     writes: Vec<Write>,
     clock: u32,
-    /// Whoever sees this generation must see these values: an overlay on this image relies on that.
-    closed: Closed,
+    /// The image as it was when it was last closed: whoever sees this generation must see these values. An overlay on
+    /// this image relies on that.
+    closed: Found,
+    /// The image is closed, so it must be clean.
+    is_closed: bool,
 }
 
 impl Oracle {
@@ -45,10 +42,12 @@ impl Oracle {
                 finished: Some(0),
             }],
             clock: 0,
-            closed: Closed {
+            closed: Found {
+                clean: true,
                 generation: 0,
                 values: vec![0; sectors],
             },
+            is_closed: true,
         }
     }
 
@@ -98,8 +97,13 @@ impl Oracle {
         }
     }
 
-    pub(crate) fn closed(&mut self, closed: Closed) {
+    pub(crate) fn closed(&mut self, closed: Found) {
         self.closed = closed;
+        self.is_closed = true;
+    }
+
+    pub(crate) fn opening(&mut self) {
+        self.is_closed = false;
     }
 
     /// The power failed, and these values were found after that: nothing else may ever come back.
@@ -113,9 +117,9 @@ impl Oracle {
         }
     }
 
-    /// What is wrong with an image that has this generation and holds these values, if anything is.
-    pub(crate) fn check(&self, generation: u64, values: &[Value]) -> Result<(), String> {
-        for (sector, (value, allowed)) in values.iter().zip(&self.allowed).enumerate() {
+    /// What is wrong with what was found, if anything is.
+    pub(crate) fn check(&self, found: &Found) -> Result<(), String> {
+        for (sector, (value, allowed)) in found.values.iter().zip(&self.allowed).enumerate() {
             if allowed & 1 << value == 0 {
                 let allowed: Vec<u32> = (0..32).filter(|bit| allowed & 1 << bit != 0).collect();
                 return Err(format!(
@@ -123,10 +127,14 @@ impl Oracle {
                 ));
             }
         }
-        if generation <= self.closed.generation && values != self.closed.values {
+        if found.generation <= self.closed.generation && found.values != self.closed.values {
             return Err(format!(
-                "generation {generation} is that of the last close, but the content is another"
+                "generation {} is that of the last close, but the content is another",
+                found.generation
             ));
+        }
+        if self.is_closed && !found.clean {
+            return Err("the image was closed and is not clean".into());
         }
         Ok(())
     }
@@ -135,7 +143,8 @@ impl Oracle {
     pub(crate) fn hash(&self) -> u64 {
         let allowed = self.allowed.iter().map(|allowed| u64::from(*allowed));
         let closed = self.closed.values.iter().map(|value| u64::from(*value));
-        std::iter::once(self.closed.generation)
+        [self.closed.generation, u64::from(self.is_closed)]
+            .into_iter()
             .chain(allowed)
             .chain(closed)
             .fold(0, |hash, number| mix(hash ^ number))

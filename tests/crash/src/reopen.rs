@@ -15,6 +15,7 @@ const READ: Token = Token(1);
 
 /// What an image turned out to hold.
 pub(crate) struct Found {
+    pub(crate) clean: bool,
     pub(crate) generation: u64,
     pub(crate) values: Vec<Value>,
 }
@@ -75,6 +76,7 @@ pub(crate) fn read_all(
 ) -> Result<Found, String> {
     let mut engine = load(geometry, pool, sectors)?;
     let generation = engine.header().generation;
+    let clean = matches!(engine.header().state, State::Clean { .. });
     let mut reader = Reader {
         geometry,
         pool,
@@ -93,11 +95,18 @@ pub(crate) fn read_all(
             let bytes = &reader.buffer[i * SECTOR..][..SECTOR];
             let on_disk = range.start.0 + (i * SECTOR) as u64;
             values[sector] = geometry.value_of(on_disk, bytes).ok_or_else(|| {
-                format!("data sector {sector} holds what was never written there: {:02x?}...", &bytes[..8])
+                format!(
+                    "data sector {sector} holds what was never written there: {:02x?}...",
+                    &bytes[..8]
+                )
             })?;
         }
     }
-    Ok(Found { generation, values })
+    Ok(Found {
+        clean,
+        generation,
+        values,
+    })
 }
 
 /// Performs an engine's actions on a state that is only read: what is written goes nowhere.

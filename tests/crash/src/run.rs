@@ -7,7 +7,7 @@ use crate::driver::Driver;
 use crate::explorer::{Explorer, Scenario};
 use crate::geometry::{Geometry, Value};
 use crate::mutation::Mutation;
-use crate::oracle::{Closed, Oracle};
+use crate::oracle::Oracle;
 use crate::reopen;
 use crate::schedule::{Options, Step};
 use crate::workload::{Kept, Op};
@@ -54,6 +54,7 @@ pub fn run(explorer: &mut Explorer, geometry: &Geometry, scenario: &Scenario) ->
         events: 0,
         broken: false,
     };
+    run.cut();
     run.open();
     run.after_event();
     let mut counts = Vec::new();
@@ -87,7 +88,10 @@ impl Run<'_> {
             Op::PowerLoss(_) => true,
             _ if !self.opened || self.driver.closing => false,
             // Closing wants requests drained; flushes may be under way.
-            Op::Reopen => !self.under_way.iter().any(|(_, p)| matches!(p, Promise::Write(_))),
+            Op::Reopen => !self
+                .under_way
+                .iter()
+                .any(|(_, p)| matches!(p, Promise::Write(_))),
             _ => true,
         }
     }
@@ -104,7 +108,10 @@ impl Run<'_> {
                 if reported {
                     self.oracle.flush_finished(self.geometry, submitted);
                 }
-                let promise = Promise::Flush { submitted, reported };
+                let promise = Promise::Flush {
+                    submitted,
+                    reported,
+                };
                 self.under_way.push((token, promise));
                 self.driver
                     .engine
@@ -114,7 +121,10 @@ impl Run<'_> {
             Op::Reopen => {
                 let submitted = self.oracle.flush_submitted();
                 let reported = false;
-                let promise = Promise::Flush { submitted, reported };
+                let promise = Promise::Flush {
+                    submitted,
+                    reported,
+                };
                 self.under_way.push((CLOSE, promise));
                 self.driver.closing = true;
                 self.driver.engine.close(CLOSE);
@@ -144,6 +154,10 @@ impl Run<'_> {
             self.finished(token);
         }
         self.events += 1;
+        self.cut();
+    }
+
+    fn cut(&mut self) {
         let at = (self.scenario, self.events);
         self.explorer
             .cut(self.geometry, &self.driver.disk, &self.oracle, at);
@@ -170,7 +184,10 @@ impl Run<'_> {
     fn report_first_flush(&mut self) {
         let flushes = self.under_way.iter_mut();
         let first = flushes.filter_map(|(_, promise)| match promise {
-            Promise::Flush { submitted, reported } => Some((*submitted, reported)),
+            Promise::Flush {
+                submitted,
+                reported,
+            } => Some((*submitted, reported)),
             Promise::Write(_) => None,
         });
         if let Some((submitted, reported)) = first.min_by_key(|(submitted, _)| *submitted)
@@ -185,15 +202,13 @@ impl Run<'_> {
         let view = self.driver.disk.view();
         let pool = &self.explorer.pool;
         let found = reopen::read_all(self.geometry, pool, view).and_then(|found| {
-            self.oracle.check(found.generation, &found.values)?;
+            self.oracle.check(&found)?;
             Ok((found, reopen::load(self.geometry, pool, view)?))
         });
         match found {
             Ok((found, engine)) => {
-                self.oracle.closed(Closed {
-                    generation: found.generation,
-                    values: found.values,
-                });
+                self.oracle.closed(found);
+                self.cut();
                 self.driver.restart(engine);
                 self.open();
             }
@@ -212,7 +227,7 @@ impl Run<'_> {
         self.opened = false;
         let pool = &self.explorer.pool;
         let found = reopen::read_all(self.geometry, pool, &sectors).and_then(|found| {
-            self.oracle.check(found.generation, &found.values)?;
+            self.oracle.check(&found)?;
             Ok((found, reopen::load(self.geometry, pool, &sectors)?))
         });
         match found {
@@ -228,6 +243,7 @@ impl Run<'_> {
 
     fn open(&mut self) {
         self.opened = false;
+        self.oracle.opening();
         self.driver.engine.open(OPEN);
         self.driver.collect(&mut self.explorer.pool);
     }

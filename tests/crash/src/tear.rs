@@ -5,9 +5,17 @@
 //! enumerated all. Otherwise: every subset of the writes, whole; and every subset, whole, with one more write of
 //! which there is each prefix, each single sector, or all but each single sector; the metadata always in all
 //! combinations when it alone is unsynced.
+//!
+//! Sectors of the header may moreover be torn inside, since that is what its checksum and its two slots are for: all
+//! fields that change from one header to the next are in the first sector of a slot.
 
-use crate::content::ContentId;
+use crate::content::{ContentId, Pool};
 use crate::disk::Disk;
+
+/// Both slots of the header.
+const HEADER_SECTORS: usize = 16;
+/// Between the sequence number and what depends on it.
+const TORN_AT: usize = 64;
 
 /// Sectors with their new contents.
 type Sectors = [(usize, ContentId)];
@@ -21,13 +29,17 @@ pub struct Bounds {
 
 /// Calls `visit` with each state that a power failure can leave; some may come more than once. Tells whether these
 /// are all that there are.
-pub(crate) fn enumerate(disk: &Disk, bounds: Bounds, mut visit: impl FnMut(&[ContentId])) -> bool {
-    let choices = choices(disk);
-    let total = choices
-        .iter()
-        .try_fold(1_usize, |total, (_, contents)| total.checked_mul(contents.len()));
+pub(crate) fn enumerate(
+    disk: &Disk,
+    choices: &[(usize, Vec<ContentId>)],
+    bounds: Bounds,
+    mut visit: impl FnMut(&[ContentId]),
+) -> bool {
+    let total = choices.iter().try_fold(1_usize, |total, (_, contents)| {
+        total.checked_mul(contents.len())
+    });
     if total.is_some_and(|total| total <= bounds.all) {
-        combinations(disk.durable(), &choices, &mut visit);
+        combinations(disk.durable(), choices, &mut visit);
         return true;
     }
     let writes: Vec<&Sectors> = disk.unsynced().map(|write| &write.sectors[..]).collect();
@@ -36,7 +48,7 @@ pub(crate) fn enumerate(disk: &Disk, bounds: Bounds, mut visit: impl FnMut(&[Con
 }
 
 /// For each sector that is not certain, what it may hold.
-fn choices(disk: &Disk) -> Vec<(usize, Vec<ContentId>)> {
+pub(crate) fn choices(disk: &Disk, pool: &mut Pool) -> Vec<(usize, Vec<ContentId>)> {
     let mut choices: Vec<(usize, Vec<ContentId>)> = Vec::new();
     for (sector, content) in disk.unsynced().flat_map(|write| &write.sectors) {
         if let Some((_, contents)) = choices.iter_mut().find(|(known, _)| known == sector) {
@@ -47,7 +59,21 @@ fn choices(disk: &Disk) -> Vec<(usize, Vec<ContentId>)> {
             choices.push((*sector, vec![disk.durable()[*sector], *content]));
         }
     }
+    for (_, contents) in choices.iter_mut().filter(|(s, _)| *s < HEADER_SECTORS) {
+        for new in contents.clone().into_iter().skip(1) {
+            contents.extend(torn_inside(pool, contents[0], new));
+        }
+    }
     choices
+}
+
+/// A sector of which one half is old and the other new.
+fn torn_inside(pool: &mut Pool, old: ContentId, new: ContentId) -> [ContentId; 2] {
+    [(old, new), (new, old)].map(|(head, tail)| {
+        let mut torn = *pool.get(tail);
+        torn[..TORN_AT].copy_from_slice(&pool.get(head)[..TORN_AT]);
+        pool.id(&torn)
+    })
 }
 
 fn combinations(
@@ -86,10 +112,16 @@ fn subsets(durable: &[ContentId], writes: &[&Sectors], visit: &mut impl FnMut(&[
             let len = write.len();
             for at in 0..len {
                 let tears: [&dyn Fn(usize) -> bool; 3] =
-                    [&|sector| sector < at, &|sector| sector == at, &|sector| sector != at];
+                    [&|sector| sector < at, &|sector| sector == at, &|sector| {
+                        sector != at
+                    }];
                 for tear in tears {
                     visit(&apply(durable, writes, |i, sector| {
-                        if i == torn { tear(sector) } else { whole(i, sector) }
+                        if i == torn {
+                            tear(sector)
+                        } else {
+                            whole(i, sector)
+                        }
                     }));
                 }
             }
@@ -121,10 +153,13 @@ mod tests {
     use super::*;
     use crate::content::Pool;
 
-    fn states(disk: &Disk, pool: &Pool, all: usize) -> (BTreeSet<Vec<u8>>, bool) {
+    /// The first byte of each data sector, in each state.
+    fn states(disk: &Disk, pool: &mut Pool, all: usize) -> (BTreeSet<Vec<u8>>, bool) {
         let mut states = BTreeSet::new();
-        let complete = enumerate(disk, Bounds { all }, |state| {
-            states.insert(state.iter().map(|id| pool.get(*id)[0]).collect());
+        let choices = choices(disk, pool);
+        let complete = enumerate(disk, &choices, Bounds { all }, |state| {
+            let data = &state[HEADER_SECTORS..];
+            states.insert(data.iter().map(|id| pool.get(*id)[0]).collect());
         });
         (states, complete)
     }
@@ -133,20 +168,41 @@ mod tests {
     fn each_sector_is_torn_from_its_neighbours() {
         let mut pool = Pool::default();
         let mut id = |byte: u8| pool.id(&[byte; 512]);
-        let mut disk = Disk::new(vec![id(0); 3]);
-        let first = disk.issue(vec![(0, id(1)), (1, id(1))]);
-        disk.issue(vec![(1, id(2))]);
-        let expected: BTreeSet<Vec<u8>> =
-            [[0, 0, 0], [0, 1, 0], [0, 2, 0], [1, 0, 0], [1, 1, 0], [1, 2, 0]]
-                .map(Vec::from)
-                .into();
-        assert_eq!(states(&disk, &pool, 6), (expected.clone(), true));
-        assert_eq!(states(&disk, &pool, 5), (expected, false));
+        let mut disk = Disk::new(vec![id(0); 19]);
+        let first = disk.issue(vec![(16, id(1)), (17, id(1))]);
+        disk.issue(vec![(17, id(2))]);
+        let expected: BTreeSet<Vec<u8>> = [
+            [0, 0, 0],
+            [0, 1, 0],
+            [0, 2, 0],
+            [1, 0, 0],
+            [1, 1, 0],
+            [1, 2, 0],
+        ]
+        .map(Vec::from)
+        .into();
+        assert_eq!(states(&disk, &mut pool, 6), (expected.clone(), true));
+        assert_eq!(states(&disk, &mut pool, 5), (expected, false));
 
         disk.complete(first);
         let covered = disk.cached();
         disk.make_durable(&covered);
         let expected = [[1, 1, 0], [1, 2, 0]].map(Vec::from).into();
-        assert_eq!(states(&disk, &pool, 6), (expected, true));
+        assert_eq!(states(&disk, &mut pool, 6), (expected, true));
+    }
+
+    #[test]
+    fn a_sector_of_the_header_is_torn_inside() {
+        let mut pool = Pool::default();
+        let (old, new) = (pool.id(&[1; 512]), pool.id(&[2; 512]));
+        let mut disk = Disk::new(vec![old; 17]);
+        disk.issue(vec![(8, new)]);
+        let choices = choices(&disk, &mut pool);
+        let ends: Vec<_> = choices[0]
+            .1
+            .iter()
+            .map(|id| (pool.get(*id)[63], pool.get(*id)[64]))
+            .collect();
+        assert_eq!(ends, [(1, 1), (2, 2), (1, 2), (2, 1)]);
     }
 }
