@@ -24,7 +24,7 @@ pub struct Geometry {
     name: &'static str,
     layout: Layout,
     blocks: Vec<u64>,
-    /// Size of the base; it ends inside the last block, so that zeros show there.
+    /// Size of the base; it ends after a sector of the last block, so that zeros show there.
     parent_size: u64,
 }
 
@@ -32,7 +32,8 @@ impl Geometry {
     /// Three blocks side by side, the last of which is short. All their bits are in one sector of the bitmap.
     pub fn compact() -> Self {
         let size = 2 * BLOCK_BYTES + 5 * SECTOR_BYTES;
-        Self::new("compact", vec![0, 1, 2], size, size - 2 * SECTOR_BYTES)
+        let parent = 2 * BLOCK_BYTES + SECTOR_BYTES;
+        Self::new("compact", vec![0, 1, 2], size, parent)
     }
 
     /// Two neighbours whose bits are in different sectors of a page of the bitmap, and a third block whose bit is in
@@ -40,7 +41,8 @@ impl Geometry {
     pub fn spread() -> Self {
         let size = (65_536 + 1) * BLOCK_BYTES;
         let blocks = vec![4095, 4096, 65_536];
-        Self::new("spread", blocks, size, size - 2 * SECTOR_BYTES)
+        let parent = 65_536 * BLOCK_BYTES + SECTOR_BYTES;
+        Self::new("spread", blocks, size, parent)
     }
 
     /// The geometry of this name.
