@@ -93,6 +93,12 @@ impl Geometry {
         self.bitmap_sector() + index(pages) * BLOCK_SECTORS
     }
 
+    /// Sectors of the last block that are not part of the disk.
+    pub(crate) fn sectors_past_end(&self) -> usize {
+        let end = self.layout.virtual_size();
+        index((end.next_multiple_of(BLOCK_BYTES) - end) / SECTOR_BYTES)
+    }
+
     /// How many sectors are kept.
     pub(crate) fn sectors(&self) -> usize {
         self.metadata_sectors() + self.data_sectors()

@@ -13,7 +13,7 @@ pub enum Mutation {
     NoOpenHeaderSync,
     /// The sync after the header of a close does nothing.
     NoCloseHeaderSync,
-    /// Syncs make durable only what they find in flight too late: nothing at all.
+    /// No sync does anything.
     NoSync,
     /// The bitmap is written from the bits that are set by then, not from the copy.
     NoPageCopy,

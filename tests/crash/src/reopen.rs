@@ -35,6 +35,7 @@ pub(crate) fn load(
         *bytes = *pool.get(*sector);
     }
     verify_bitmap(geometry, &bitmap, &header.state)?;
+    verify_past_end(geometry, pool, sectors, &bitmap)?;
     let size = geometry.parent_size();
     let parents = Parents::new(vec![ParentLayer::Raw { size }]);
     let owner = Uuid::from_u128(header.sequence.into());
@@ -64,6 +65,21 @@ fn verify_bitmap(geometry: &Geometry, bitmap: &Bitmap, state: &State) -> Result<
     let used = used.filter(|block| bitmap.is_set(BlockIndex(**block)));
     if used.count() as u64 != bitmap.count_set() {
         return Err("the bitmap has a bit for a block that was never written".into());
+    }
+    Ok(())
+}
+
+/// The format: what lies past the end of the disk in a last block that is stored is zero.
+fn verify_past_end(
+    geometry: &Geometry,
+    pool: &Pool,
+    sectors: &[ContentId],
+    bitmap: &Bitmap,
+) -> Result<(), String> {
+    let last = BlockIndex(bitmap.block_count() - 1);
+    let past_end = &sectors[sectors.len() - geometry.sectors_past_end()..];
+    if bitmap.is_set(last) && past_end.iter().any(|id| *pool.get(*id) != [0; SECTOR]) {
+        return Err("what is past the end of the disk in its last block is not zero".into());
     }
     Ok(())
 }

@@ -3,11 +3,10 @@
 //! Any sector of any write that is not durable may be there or not, so a sector holds what is durable or what any of
 //! the writes put there, independently of all others. If that makes at most [`Bounds::all`] states, they are
 //! enumerated all. Otherwise: every subset of the writes, whole; and every subset, whole, with one more write of
-//! which there is each prefix, each single sector, or all but each single sector; the metadata always in all
-//! combinations when it alone is unsynced.
+//! which there is each prefix, each single sector, or all but each single sector.
 //!
-//! Sectors of the header may moreover be torn inside, since that is what its checksum and its two slots are for: all
-//! fields that change from one header to the next are in the first sector of a slot.
+//! Where all are enumerated, a sector of the header may moreover be torn inside, since that is what its checksum and
+//! its two slots are for: all fields that change from one header to the next are in the first sector of a slot.
 
 use crate::content::{ContentId, Pool};
 use crate::disk::Disk;
