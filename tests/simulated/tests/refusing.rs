@@ -212,10 +212,11 @@ fn what_was_not_offered_is_answered_and_the_disk_goes_on() {
         .unwrap();
 }
 
-/// A guest whose every request is refused gets its answers at once, and room for more requests with each. It must not
-/// keep the worker from anybody else.
+/// A guest whose every request is refused gets its answers at once, and room for more requests with each. Others are
+/// served all the same. (How long such a guest could hold the worker without the limit of a ring of requests depends on
+/// how the host schedules the two, so this shows the service and not the limit.)
 #[test]
-fn a_guest_that_never_stops_asking_does_not_starve_others() {
+fn others_are_served_beside_a_guest_that_floods_its_ring() {
     let rig = Rig::start_with(&["--workers", "1"]);
     let (good, bad) = (rig.guest(1), rig.guest(2));
     let (good_disk, mut served) = rig.connect(&good, "xvda", "good.cow");
@@ -223,14 +224,24 @@ fn a_guest_that_never_stops_asking_does_not_starve_others() {
     let stop = AtomicBool::new(false);
     std::thread::scope(|scope| {
         scope.spawn(|| {
-            // Zeroed slots are reads without segments, which are refused. Each answer is followed by a request.
+            // A zeroed slot is a read without segments, which is refused. The answer lands in its slot before it is
+            // published; whoever looks there can put the next request on the ring while the worker is still at it.
             let ring = hostile.ring(0);
+            let size = ring.entry_count();
             let mut produced = ring.request_producer();
+            let mut spins = 0u32;
             while !stop.load(Ordering::Relaxed) {
-                let room = 32 - produced.wrapping_sub(ring.response_producer());
-                produced = produced.wrapping_add(room.min(32));
+                let status = &ring.read_entry(produced)[10..12];
+                if produced >= size && status != [0xff, 0xff] {
+                    spins += 1;
+                    if spins.is_multiple_of(1 << 12) {
+                        ring.channel().notify();
+                    }
+                    continue;
+                }
+                ring.write_entry(produced, &[0; 112]);
+                produced += 1;
                 ring.set_request_producer(produced);
-                ring.channel().notify();
             }
         });
         for round in 0..50 {
