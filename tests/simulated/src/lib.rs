@@ -112,6 +112,26 @@ impl Rig {
         (disk, frontend)
     }
 
+    /// Detaches a disk together with its frontend, as a guest does that agrees to it.
+    ///
+    /// # Panics
+    /// If the backend does not close, or keeps a grant mapped.
+    pub fn detach(&self, disk: &Disk, frontend: Frontend) {
+        let toolstack = self.host.toolstack();
+        toolstack
+            .detach_connected(disk, frontend)
+            .expect("detached");
+    }
+
+    /// Destroys a guest with its disk.
+    ///
+    /// # Panics
+    /// If the backend does not close.
+    pub fn destroy(&self, guest: &Domain, disk: &Disk) {
+        let toolstack = self.host.toolstack();
+        toolstack.destroy_domain(guest, [disk]).expect("destroyed");
+    }
+
     /// Runs the command line against this daemon.
     ///
     /// # Panics

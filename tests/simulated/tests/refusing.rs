@@ -73,10 +73,7 @@ fn an_overlay_is_open_for_one_guest_at_a_time() {
         "{sentence}"
     );
     assert_eq!(frontend.read(0, 512).unwrap(), base_sector(0));
-    rig.host
-        .toolstack()
-        .detach_connected(&disk, frontend)
-        .unwrap();
+    rig.detach(&disk, frontend);
 }
 
 #[test]
@@ -84,10 +81,7 @@ fn a_base_that_changed_is_refused() {
     let rig = Rig::start();
     let guest = rig.guest(1);
     let (disk, frontend) = rig.connect(&guest, "xvda", "vm.cow");
-    rig.host
-        .toolstack()
-        .detach_connected(&disk, frontend)
-        .unwrap();
+    rig.detach(&disk, frontend);
     let mut content = fs::read(rig.path("base.img")).unwrap();
     content[1_000_000] ^= 1;
     fs::write(rig.path("base.img"), content).unwrap();
@@ -103,10 +97,7 @@ fn a_corrupt_header_is_refused() {
     let rig = Rig::start();
     let guest = rig.guest(1);
     let (disk, frontend) = rig.connect(&guest, "xvda", "vm.cow");
-    rig.host
-        .toolstack()
-        .detach_connected(&disk, frontend)
-        .unwrap();
+    rig.detach(&disk, frontend);
     let mut content = fs::read(rig.path("vm.cow")).unwrap();
     for slot in [0, 4096] {
         content[slot + 100] ^= 1;
@@ -136,14 +127,8 @@ fn a_frontend_that_overruns_its_ring_loses_its_disk_and_nobody_else_does() {
     let reason = xenstore.read_text(&format!("{errors}/error")).unwrap();
     assert!(reason.contains("requests up to 1000"), "{reason}");
     assert_eq!(served.read(0, 512).unwrap(), base_sector(0));
-    rig.host
-        .toolstack()
-        .destroy_domain(&bad, [&bad_disk])
-        .unwrap();
-    rig.host
-        .toolstack()
-        .detach_connected(&good_disk, served)
-        .unwrap();
+    rig.destroy(&bad, &bad_disk);
+    rig.detach(&good_disk, served);
     rig.assert_clear();
 }
 
@@ -167,10 +152,7 @@ fn a_frontend_that_offers_nonsense_is_told_so() {
     xenstore
         .wait_for_value(&disk.backend_node("state"), "5", PATIENCE)
         .unwrap();
-    rig.host
-        .toolstack()
-        .destroy_domain(&guest, [&disk])
-        .unwrap();
+    rig.destroy(&guest, &disk);
     rig.assert_clear();
 }
 
@@ -206,10 +188,7 @@ fn what_was_not_offered_is_answered_and_the_disk_goes_on() {
         .unwrap();
     assert_eq!(frontend.wait(id).unwrap().status, -1);
     assert_eq!(frontend.read(0, 512).unwrap(), base_sector(0));
-    rig.host
-        .toolstack()
-        .detach_connected(&disk, frontend)
-        .unwrap();
+    rig.detach(&disk, frontend);
 }
 
 /// A guest whose every request is refused gets its answers at once, and room for more requests with each. Others are
@@ -252,14 +231,8 @@ fn others_are_served_beside_a_guest_that_floods_its_ring() {
         }
         stop.store(true, Ordering::Relaxed);
     });
-    rig.host
-        .toolstack()
-        .destroy_domain(&bad, [&bad_disk])
-        .unwrap();
-    rig.host
-        .toolstack()
-        .detach_connected(&good_disk, served)
-        .unwrap();
+    rig.destroy(&bad, &bad_disk);
+    rig.detach(&good_disk, served);
     rig.assert_clear();
 }
 
@@ -295,9 +268,6 @@ fn a_frontend_that_fails_to_connect_again_and_again_is_let_try_only_so_often() {
     let tries = log.matches("event channel 12345").count();
     assert!(tries > 0, "{log}");
     assert!(log.contains("failed to connect too often"), "{log}");
-    rig.host
-        .toolstack()
-        .destroy_domain(&guest, [&disk])
-        .unwrap();
+    rig.destroy(&guest, &disk);
     rig.assert_clear();
 }

@@ -33,8 +33,8 @@ fn guests_go_on_across_a_restart() {
             base_sector(usize::try_from(round).unwrap())
         );
     }
-    rig.host.toolstack().detach_connected(&first, fe1).unwrap();
-    rig.host.toolstack().detach_connected(&second, fe2).unwrap();
+    rig.detach(&first, fe1);
+    rig.detach(&second, fe2);
     rig.assert_clear();
     rig.assert_clean("one.cow");
     rig.assert_clean("two.cow");
@@ -81,19 +81,13 @@ fn a_ring_left_by_a_killed_daemon_is_not_served_as_if_nothing_had_been() {
     xenstore
         .wait_for_value(&disk.backend_node("state"), "5", PATIENCE)
         .unwrap();
-    rig.host
-        .toolstack()
-        .destroy_domain(&guest, [&disk])
-        .unwrap();
+    rig.destroy(&guest, &disk);
     rig.assert_clear();
     // What it had flushed is there for the next.
     let guest = rig.guest(2);
     let (disk, mut frontend) = rig.connect(&guest, "xvda", "vm.cow");
     assert_eq!(frontend.read(0, 4096).unwrap(), [1; 4096]);
-    rig.host
-        .toolstack()
-        .detach_connected(&disk, frontend)
-        .unwrap();
+    rig.detach(&disk, frontend);
 }
 
 #[test]

@@ -19,10 +19,7 @@ fn a_guest_reads_the_base_and_what_it_wrote() {
     expected[3 * 512..4 * 512].fill(7);
     expected[800 * 512..1100 * 512].fill(8);
     assert_eq!(frontend.read(0, BASE_SIZE).unwrap(), expected);
-    rig.host
-        .toolstack()
-        .detach_connected(&disk, frontend)
-        .unwrap();
+    rig.detach(&disk, frontend);
     rig.assert_clear();
     rig.assert_clean("vm.cow");
     assert_eq!(std::fs::read(rig.path("base.img")).unwrap(), base_content());
@@ -34,10 +31,7 @@ fn a_guest_reads_the_base_and_what_it_wrote() {
     let disk = rig.host.toolstack().attach(&guest, &spec).unwrap();
     let mut frontend = Frontend::connect(&disk, options()).unwrap();
     assert_eq!(frontend.read(0, BASE_SIZE).unwrap(), expected);
-    rig.host
-        .toolstack()
-        .detach_connected(&disk, frontend)
-        .unwrap();
+    rig.detach(&disk, frontend);
 }
 
 #[test]
@@ -52,8 +46,8 @@ fn guests_share_a_base_and_nothing_else() {
     assert_eq!(fe2.read(0, 512).unwrap(), base_sector(0));
     let storage = std::fs::metadata(rig.path("one.cow")).unwrap().blocks() * 512;
     assert!(storage <= 64 << 10, "one.cow takes {storage} bytes");
-    rig.host.toolstack().detach_connected(&first, fe1).unwrap();
-    rig.host.toolstack().detach_connected(&second, fe2).unwrap();
+    rig.detach(&first, fe1);
+    rig.detach(&second, fe2);
     rig.assert_clear();
 }
 
@@ -72,10 +66,7 @@ fn a_frontend_without_persistent_grants_gets_its_pages_back() {
         frontend.write(round * 8, &[5; 8192]).unwrap();
         assert_eq!(frontend.read(round * 8, 8192).unwrap(), [5; 8192]);
     }
-    rig.host
-        .toolstack()
-        .detach_connected(&disk, frontend)
-        .unwrap();
+    rig.detach(&disk, frontend);
     rig.assert_clear();
 }
 
@@ -98,10 +89,7 @@ fn a_full_ring_of_requests_is_answered() {
         frontend.submit(&Request::Flush).unwrap();
     }
     frontend.complete_all().unwrap();
-    rig.host
-        .toolstack()
-        .detach_connected(&disk, frontend)
-        .unwrap();
+    rig.detach(&disk, frontend);
     rig.assert_clean("vm.cow");
 }
 
@@ -110,10 +98,7 @@ fn a_read_only_disk_refuses_writes_and_leaves_the_image_alone() {
     let rig = Rig::start();
     let guest = rig.guest(1);
     let (disk, frontend) = rig.connect(&guest, "xvda", "vm.cow");
-    rig.host
-        .toolstack()
-        .detach_connected(&disk, frontend)
-        .unwrap();
+    rig.detach(&disk, frontend);
     let before = std::fs::read(rig.path("vm.cow")).unwrap();
     let spec = rig
         .spec("xvda", rig.path("vm.cow").to_str().unwrap())
@@ -123,10 +108,7 @@ fn a_read_only_disk_refuses_writes_and_leaves_the_image_alone() {
     assert_eq!(frontend.info().info, 4);
     assert!(frontend.write(0, &[1; 512]).is_err());
     assert_eq!(frontend.read(0, 512).unwrap(), base_sector(0));
-    rig.host
-        .toolstack()
-        .detach_connected(&disk, frontend)
-        .unwrap();
+    rig.detach(&disk, frontend);
     assert!(std::fs::read(rig.path("vm.cow")).unwrap() == before);
 }
 
@@ -142,10 +124,7 @@ fn a_frontend_may_close_and_come_back() {
         frontend = Frontend::connect(&disk, options()).unwrap();
         assert_eq!(frontend.read(u64::from(round), 512).unwrap(), [round; 512]);
     }
-    rig.host
-        .toolstack()
-        .detach_connected(&disk, frontend)
-        .unwrap();
+    rig.detach(&disk, frontend);
 }
 
 #[test]
@@ -162,10 +141,7 @@ fn a_guest_destroyed_under_load_leaves_nothing_and_can_be_created_again() {
             };
             frontend.submit(&request).unwrap();
         }
-        rig.host
-            .toolstack()
-            .destroy_domain(&guest, [&disk])
-            .unwrap();
+        rig.destroy(&guest, &disk);
         rig.assert_clear();
         rig.assert_clean("vm.cow");
         rig.wait_until_gone(&disk);
@@ -186,10 +162,7 @@ fn disks_of_other_scripts_are_not_touched() {
         xenstore.read_text(&other.backend_node("state")).as_deref(),
         Some("1")
     );
-    rig.host
-        .toolstack()
-        .detach_connected(&disk, frontend)
-        .unwrap();
+    rig.detach(&disk, frontend);
 }
 
 #[test]
@@ -239,8 +212,5 @@ fn a_disk_that_was_connected_without_asking_the_daemon_is_served() {
     let disk = rig.host.toolstack().attach(&guest, &spec).unwrap();
     let mut frontend = Frontend::connect(&disk, options()).unwrap();
     assert_eq!(frontend.read(9, 512).unwrap(), base_sector(9));
-    rig.host
-        .toolstack()
-        .detach_connected(&disk, frontend)
-        .unwrap();
+    rig.detach(&disk, frontend);
 }
