@@ -13,6 +13,7 @@ use rustc_hash::{FxHashMap, FxHashSet};
 
 use crate::buffer::{AlignedBuf, Buffer};
 use crate::executor::{Executor, FileSlot, IoError, Op};
+use crate::extents::DiskMap;
 use crate::file::BlockFile;
 
 /// Number of a disk on its worker, chosen by the caller; the upper half of its operations' keys.
@@ -49,6 +50,8 @@ pub struct Disk {
     engine: Engine,
     /// One for each layer, the image's own first.
     slots: Vec<FileSlot>,
+    /// The same files.
+    files: Vec<Arc<BlockFile>>,
     buffers: FxHashMap<Token, Buffer>,
     bounces: FxHashMap<BounceId, Buffer>,
     finished: Vec<Finished>,
@@ -67,7 +70,11 @@ impl Disk {
         Self {
             number,
             engine,
-            slots: files.into_iter().map(|f| executor.register(f)).collect(),
+            slots: files
+                .iter()
+                .map(|file| executor.register(Arc::clone(file)))
+                .collect(),
+            files,
             buffers: FxHashMap::default(),
             bounces: FxHashMap::default(),
             finished: Vec::new(),
@@ -78,6 +85,11 @@ impl Disk {
     /// The engine, to ask about its state.
     pub fn engine(&self) -> &Engine {
         &self.engine
+    }
+
+    /// Which layer holds what of the disk, as of now.
+    pub fn map(&self) -> DiskMap<'_> {
+        DiskMap::of_engine(&self.engine, &self.files)
     }
 
     /// Opens the image; ends in a [`Finished`] with `token`.

@@ -6,6 +6,7 @@
 //! - [`executor`]: asynchronous reads, writes, syncs and discards, one executor per worker thread; io_uring, or a
 //!   thread pool where io_uring is missing or forbidden.
 //! - [`disk`]: an engine with its files, driven through an executor.
+//! - [`extents`]: which image of a chain holds what of the disk, and where it has holes.
 //! - [`image`]: creating, opening and checking images and their chains of parents.
 //! - [`file`]: opening image files and block devices, blocking helpers for control paths, durable creation.
 //! - [`lock`]: open-file-description locks on images, and the byte locks that QEMU honours on raw bases.
@@ -13,6 +14,7 @@
 pub mod buffer;
 pub mod disk;
 pub mod executor;
+pub mod extents;
 pub mod file;
 pub mod image;
 pub mod lock;

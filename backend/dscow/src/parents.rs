@@ -43,7 +43,7 @@ pub(crate) struct Run {
 
 /// Where a run of bytes comes from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Source {
+pub enum Source {
     /// From this position of a layer's file.
     Layer(LayerIndex, FileOffset),
     /// From nowhere: zeros.

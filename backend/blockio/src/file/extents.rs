@@ -39,6 +39,30 @@ impl BlockFile {
             end: self.size()?,
         })
     }
+
+    /// Whether the byte at `offset` may hold data, and up to where (past `offset`, not past `end`) the same holds. What
+    /// is not data reads as zeros. A file system without that knowledge, and a block device, say data to the end.
+    ///
+    /// # Errors
+    ///
+    /// What the kernel says.
+    pub fn data_at(&self, offset: u64, end: u64) -> io::Result<(bool, u64)> {
+        let stop = |found: Result<u64, Errno>| match found {
+            Ok(position) => Ok(position.clamp(offset, end)),
+            Err(Errno::NXIO) => Ok(end),
+            Err(errno) => Err(errno),
+        };
+        let data = match stop(rustix::fs::seek(self, SeekFrom::Data(offset))) {
+            Err(Errno::INVAL | Errno::OPNOTSUPP) => return Ok((true, end)),
+            found => found?,
+        };
+        if data > offset {
+            return Ok((false, data));
+        }
+        let hole = stop(rustix::fs::seek(self, SeekFrom::Hole(offset)))?;
+        // A hole punched between the two questions gives no range at all: the next time it is found as a hole.
+        Ok((true, hole.max((offset + 1).min(end))))
+    }
 }
 
 impl Iterator for Extents<'_> {

@@ -20,6 +20,8 @@ use slab::Slab;
 use uuid::Uuid;
 
 pub use self::action::{Action, BounceId, Errno, Memory, OpId, Request, Token};
+pub use self::read::Extent;
+pub use crate::parents::Source;
 
 use self::claims::Claims;
 use self::commit::Commit;

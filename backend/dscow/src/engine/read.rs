@@ -14,7 +14,30 @@ pub(super) struct ReadJob {
     result: Result<(), Errno>,
 }
 
+/// A run of bytes of the disk that come from one place.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Extent {
+    /// Length in bytes, at least 1.
+    pub len: u64,
+    /// Where they are.
+    pub source: Source,
+}
+
 impl Engine {
+    /// Who holds the bytes from `at` on, as far as one layer does, and not past `end`. A write under way does not count
+    /// until it is finished.
+    ///
+    /// # Panics
+    /// If `at` is not before `end`, or `end` past the end of the disk.
+    pub fn extent_at(&self, at: u64, end: u64) -> Extent {
+        assert!(
+            at < end && end <= self.layout.virtual_size(),
+            "{at}..{end} is not a range of the disk"
+        );
+        let Run { source, len } = self.run_at(at, end);
+        Extent { len, source }
+    }
+
     pub(super) fn read(&mut self, token: Token, range: DiskRange) {
         let job = self.jobs.insert(Job::Read(ReadJob {
             token,
