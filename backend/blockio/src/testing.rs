@@ -1,7 +1,8 @@
 //! What the tests of several modules need.
 
 use std::cell::UnsafeCell;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::ptr::NonNull;
 use std::rc::Rc;
 
@@ -82,6 +83,56 @@ unsafe impl IoMemory for Scattered {
         for &(offset, len) in &self.segments {
             let address = start.wrapping_add(offset);
             visit(NonNull::new(address).expect("inside a vector"), len);
+        }
+    }
+}
+
+/// Says loudly that something could not be tested, and why; where tests must be complete (`CI=true`), fails.
+pub(crate) fn not_tested(what: &str, why: &str) {
+    assert!(
+        std::env::var("CI").as_deref() != Ok("true"),
+        "{what} cannot be tested here: {why}"
+    );
+    eprintln!("SKIPPED: {what} cannot be tested here: {why}");
+}
+
+/// A loop device over a file, detached when it is dropped.
+pub(crate) struct LoopDevice {
+    pub(crate) path: PathBuf,
+}
+
+impl LoopDevice {
+    /// `None` where this machine lets us have none, which needs root.
+    pub(crate) fn attach(backing: &Path, arguments: &[&str]) -> Option<Self> {
+        let mut command = Command::new("losetup");
+        let command = command
+            .args(["--find", "--show"])
+            .args(arguments)
+            .arg(backing);
+        let output = match command.output() {
+            Ok(output) if output.status.success() => output,
+            Ok(output) => {
+                not_tested("a block device", &String::from_utf8_lossy(&output.stderr));
+                return None;
+            }
+            Err(cause) => {
+                not_tested("a block device", &format!("losetup: {cause}"));
+                return None;
+            }
+        };
+        let path = String::from_utf8(output.stdout).unwrap().trim().into();
+        Some(Self { path })
+    }
+}
+
+impl Drop for LoopDevice {
+    fn drop(&mut self) {
+        let detached = Command::new("losetup")
+            .arg("--detach")
+            .arg(&self.path)
+            .status();
+        if !detached.is_ok_and(|status| status.success()) && !std::thread::panicking() {
+            panic!("{} stays attached", self.path.display());
         }
     }
 }

@@ -63,13 +63,15 @@ pub enum Headroom {
     Generous,
     /// None; right for block devices, where every reserved byte is taken from the data.
     Exact,
+    /// Enough for a disk of this many bytes.
+    UpTo(u64),
 }
 
 impl Layout {
     /// The layout of a new image.
     ///
     /// # Errors
-    /// [`LayoutError::VirtualSize`] if the size is not one the format can hold.
+    /// [`LayoutError::VirtualSize`] if the size, or the one to leave room for, is not one the format can hold.
     pub fn for_new(
         virtual_size: u64,
         block_size: BlockSize,
@@ -79,6 +81,10 @@ impl Layout {
         let room_for = match headroom {
             Headroom::Generous => (2 * virtual_size).clamp(HEADROOM_MIN, VIRTUAL_SIZE_MAX),
             Headroom::Exact => virtual_size,
+            Headroom::UpTo(bytes) => {
+                check_virtual_size(bytes)?;
+                bytes.max(virtual_size)
+            }
         };
         let bitmap_len = bitmap_bytes(room_for, block_size).next_multiple_of(BITMAP_PAGE_SIZE);
         let data_offset = (BITMAP_OFFSET + bitmap_len)
@@ -91,6 +97,35 @@ impl Layout {
             bitmap_len,
             data_offset,
         )
+    }
+
+    /// The largest disk in bytes, in whole blocks, whose new image takes no more than `room` bytes; `None` if there is
+    /// no room for one block.
+    pub fn largest_disk_within(
+        room: u64,
+        block_size: BlockSize,
+        headroom: Headroom,
+    ) -> Option<u64> {
+        let fits = |blocks: u64| {
+            Self::for_new(blocks << block_size.shift(), block_size, headroom)
+                .is_ok_and(|layout| layout.file_len() <= room)
+        };
+        // What an image takes grows with its disk, so the answer is where `fits` turns from true to false.
+        let (mut most, mut too_many) = (0, block_size.blocks_for(VIRTUAL_SIZE_MAX) + 1);
+        while too_many - most > 1 {
+            let middle = u64::midpoint(most, too_many);
+            if fits(middle) {
+                most = middle;
+            } else {
+                too_many = middle;
+            }
+        }
+        (most > 0).then_some(most << block_size.shift())
+    }
+
+    /// The largest disk in bytes, in whole blocks, that the reserved bitmap has bits for.
+    pub fn largest_disk_of_bitmap(&self) -> u64 {
+        ((self.bitmap_len * 8) << self.block_size.shift()).min(VIRTUAL_SIZE_MAX)
     }
 
     /// A layout read from a header, checked against every rule of the format.
@@ -226,6 +261,50 @@ mod tests {
         let layout = Layout::for_new(8 * GIB, BlockSize::MIN, Headroom::Exact).unwrap();
         assert_eq!(layout.bitmap_reserved_len(), 262_144);
         assert_eq!(layout.data_offset(), FileOffset(1 << 20));
+    }
+
+    #[test]
+    fn headroom_can_be_for_a_disk_of_a_given_size() {
+        let layout = Layout::for_new(GIB, BlockSize::MIN, Headroom::UpTo(64 * GIB)).unwrap();
+        assert_eq!(layout.bitmap_reserved_len(), 2 << 20);
+        assert_eq!(layout.largest_disk_of_bitmap(), 64 * GIB);
+        assert_eq!(layout.data_offset(), FileOffset(3 << 20));
+        let smaller = Layout::for_new(GIB, BlockSize::MIN, Headroom::UpTo(512)).unwrap();
+        assert_eq!(
+            smaller,
+            Layout::for_new(GIB, BlockSize::MIN, Headroom::Exact).unwrap()
+        );
+        assert_eq!(
+            Layout::for_new(GIB, BlockSize::MIN, Headroom::UpTo(65 << 40)),
+            Err(LayoutError::VirtualSize(65 << 40))
+        );
+    }
+
+    #[test]
+    fn the_largest_disk_for_a_device_fits_and_one_block_more_does_not() {
+        let largest =
+            |room, block_size| Layout::largest_disk_within(room, block_size, Headroom::Exact);
+        assert_eq!(largest((1 << 20) + 4095, BlockSize::MIN), None);
+        assert_eq!(largest((1 << 20) + 4096, BlockSize::MIN), Some(4096));
+        // 32 MiB of bitmap for each TiB, and 1 MiB for the headers.
+        assert_eq!(
+            largest((1 << 40) + (33 << 20), BlockSize::MIN),
+            Some(1 << 40)
+        );
+        assert_eq!(largest(u64::MAX, BlockSize::MIN), Some(VIRTUAL_SIZE_MAX));
+        for room in [3 << 20, 10 * GIB + 12345, 3 << 40] {
+            for block_size in [BlockSize::MIN, BlockSize::MAX] {
+                let fits = |size| {
+                    Layout::for_new(size, block_size, Headroom::Exact)
+                        .unwrap()
+                        .file_len()
+                        <= room
+                };
+                let found = largest(room, block_size).unwrap_or(0);
+                assert!(found == 0 || fits(found));
+                assert!(!fits(found + block_size.bytes()));
+            }
+        }
     }
 
     #[test]

@@ -42,9 +42,15 @@ pub enum OpenProblem {
     /// It is a device node whose device is not there, or holds no medium.
     #[error("is a device node without a device behind it")]
     NoDevice,
-    /// It is in use in a way that excludes us: a program being run, a swap file, an exclusively claimed device.
+    /// It is in use in a way that excludes us: a program being run, a swap file.
     #[error("is in use by the system and cannot be opened for writing")]
     Busy,
+    /// It is a device that something on this host uses as a whole.
+    #[error("is mounted, or claimed by a volume group, an array or another program")]
+    Claimed,
+    /// Another file has taken its place while it was being opened.
+    #[error("was replaced while it was being opened")]
+    Replaced,
     /// Any other reason.
     #[error("cannot be opened: {0}")]
     Other(#[source] io::Error),

@@ -1,6 +1,7 @@
 //! Where a sparse file has data.
 
 use std::io;
+use std::ops::Range;
 
 use rustix::fs::SeekFrom;
 use rustix::io::Errno;
@@ -33,10 +34,19 @@ impl BlockFile {
     ///
     /// If the size is not known. Each item may fail on its own; nothing follows a failure.
     pub fn extents(&self) -> io::Result<Extents<'_>> {
+        self.extents_within(0..u64::MAX)
+    }
+
+    /// As [`BlockFile::extents`], but only what lies within `range`.
+    ///
+    /// # Errors
+    ///
+    /// As for [`BlockFile::extents`].
+    pub fn extents_within(&self, range: Range<u64>) -> io::Result<Extents<'_>> {
         Ok(Extents {
             file: self,
-            at: 0,
-            end: self.size()?,
+            at: range.start,
+            end: self.size()?.min(range.end),
         })
     }
 

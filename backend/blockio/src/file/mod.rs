@@ -1,7 +1,9 @@
 //! Image files and block devices: opening them, and blocking helpers for control paths.
 
+mod claim;
 mod control;
 mod create;
+mod data;
 mod direct;
 mod error;
 mod extents;
@@ -9,7 +11,7 @@ mod extents;
 mod tests;
 mod zero;
 
-use std::fs::File;
+use std::fs::{File, Metadata};
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
@@ -77,6 +79,29 @@ pub enum FileIdentity {
     },
 }
 
+impl FileIdentity {
+    /// `None` for what holds no blocks.
+    fn of(metadata: &Metadata) -> Option<Self> {
+        let file_type = metadata.file_type();
+        if file_type.is_file() {
+            let (device, inode) = (metadata.dev(), metadata.ino());
+            Some(Self::Regular { device, inode })
+        } else if file_type.is_block_device() {
+            let device = metadata.rdev();
+            Some(Self::BlockDevice { device })
+        } else {
+            None
+        }
+    }
+
+    fn kind(self) -> FileKind {
+        match self {
+            Self::Regular { .. } => FileKind::Regular,
+            Self::BlockDevice { .. } => FileKind::BlockDevice,
+        }
+    }
+}
+
 /// When a file's contents last changed, as the file system tells: since 1970, UTC.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct ModificationTime {
@@ -92,8 +117,9 @@ pub struct ModificationTime {
 pub struct BlockFile {
     file: File,
     path: PathBuf,
-    kind: FileKind,
     access: Access,
+    /// Keeps a block device claimed, see [`BlockFile::claim_device`].
+    claim: Option<File>,
     /// `Some` if it is open for direct I/O.
     dio_alignment: Option<DioAlignment>,
     /// Logical and physical block size in bytes; for regular files none are known.
@@ -131,25 +157,9 @@ impl BlockFile {
     fn adopt(file: File, path: &Path, access: Access, caching: Caching) -> Result<Self, OpenError> {
         let failed = |cause: io::Error| OpenError::other(path, cause);
         let metadata = file.metadata().map_err(failed)?;
-        let file_type = metadata.file_type();
-        let (kind, identity) = if file_type.is_file() {
-            (
-                FileKind::Regular,
-                FileIdentity::Regular {
-                    device: metadata.dev(),
-                    inode: metadata.ino(),
-                },
-            )
-        } else if file_type.is_block_device() {
-            (
-                FileKind::BlockDevice,
-                FileIdentity::BlockDevice {
-                    device: metadata.rdev(),
-                },
-            )
-        } else {
-            return Err(OpenError::of_type(path, file_type));
-        };
+        let identity = FileIdentity::of(&metadata)
+            .ok_or_else(|| OpenError::of_type(path, metadata.file_type()))?;
+        let kind = identity.kind();
         set_status_flags(&file, OFlags::NONBLOCK, false).map_err(|errno| failed(errno.into()))?;
         let device_block_sizes = match kind {
             FileKind::Regular => None,
@@ -164,8 +174,8 @@ impl BlockFile {
         let mut opened = Self {
             file,
             path: path.to_owned(),
-            kind,
             access,
+            claim: None,
             dio_alignment: None,
             device_block_sizes,
             identity,
@@ -184,7 +194,7 @@ impl BlockFile {
 
     /// What kind of file it is.
     pub fn kind(&self) -> FileKind {
-        self.kind
+        self.identity.kind()
     }
 
     /// Whether it may be written.
@@ -223,7 +233,7 @@ impl BlockFile {
     ///
     /// If the kernel does not tell.
     pub fn size(&self) -> io::Result<u64> {
-        match self.kind {
+        match self.kind() {
             FileKind::Regular => Ok(self.file.metadata()?.len()),
             // The position that this changes is never used.
             FileKind::BlockDevice => Ok(rustix::fs::seek(&self.file, SeekFrom::End(0))?),

@@ -2,8 +2,9 @@
 
 use std::fs;
 use std::io;
+use std::ops::ControlFlow;
 use std::os::fd::AsRawFd;
-use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
+use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt, symlink};
 use std::os::unix::net::UnixListener;
 use std::path::Path;
 
@@ -14,7 +15,7 @@ use super::{
     Access, BlockFile, Caching, CreateError, Extent, FileIdentity, FileKind, NewFile, OpenError,
     OpenProblem, ZeroMethod,
 };
-use crate::testing::{directories, pattern};
+use crate::testing::{LoopDevice, directories, pattern};
 
 const DIRECT: Caching = Caching::Direct {
     alignment_max: 4096,
@@ -435,46 +436,6 @@ fn a_lock_taken_before_publishing_is_still_held_after() {
     });
 }
 
-/// A loop device over a file, where this machine lets us have one.
-struct LoopDevice {
-    path: std::path::PathBuf,
-}
-
-impl LoopDevice {
-    fn attach(backing: &Path, arguments: &[&str]) -> Option<Self> {
-        let mut command = std::process::Command::new("losetup");
-        let output = command
-            .args(["--find", "--show"])
-            .args(arguments)
-            .arg(backing)
-            .output()
-            .ok()?;
-        if !output.status.success() {
-            eprintln!(
-                "SKIPPED: no loop device: {}",
-                String::from_utf8_lossy(&output.stderr).trim()
-            );
-            return None;
-        }
-        let path = String::from_utf8(output.stdout).unwrap().trim().into();
-        Some(Self { path })
-    }
-}
-
-impl Drop for LoopDevice {
-    fn drop(&mut self) {
-        let detached = std::process::Command::new("losetup")
-            .arg("--detach")
-            .arg(&self.path)
-            .status();
-        assert!(
-            detached.is_ok_and(|status| status.success()),
-            "{} stays attached",
-            self.path.display()
-        );
-    }
-}
-
 #[test]
 fn a_block_device_tells_its_sizes_and_can_be_zeroed() {
     let directory = tempfile::tempdir().unwrap();
@@ -535,4 +496,58 @@ fn a_read_only_device_cannot_be_opened_for_writing() {
         ),
         "{error}"
     );
+}
+
+#[test]
+fn a_claimed_device_cannot_be_claimed_again_by_anybody() {
+    let directory = tempfile::tempdir().unwrap();
+    let backing = directory.path().join("backing");
+    fs::write(&backing, vec![6; 1 << 20]).unwrap();
+    let Some(device) = LoopDevice::attach(&backing, &[]) else {
+        return;
+    };
+    let mut first = open(&device.path, Caching::Buffered);
+    let mut second = open(&device.path, Caching::Buffered);
+    first.claim_device().unwrap();
+    let error = second.claim_device().unwrap_err();
+    assert!(matches!(error.problem, OpenProblem::Claimed), "{error}");
+    let formatted = std::process::Command::new("mkfs.ext4")
+        .arg("-q")
+        .arg(&device.path)
+        .output()
+        .unwrap();
+    assert!(!formatted.status.success(), "{formatted:?}");
+    drop(first);
+    second.claim_device().unwrap();
+}
+
+#[test]
+fn what_a_file_holds_is_visited_without_its_zeros() {
+    on_each_file_system(|directory| {
+        let path = directory.join("sparse");
+        let file = fs::File::create(&path).unwrap();
+        file.set_len(8 << 20).unwrap();
+        file.write_all_at(&[7; 100], (1 << 20) - 50).unwrap();
+        file.write_all_at(&[0; 8192], 3 << 20).unwrap();
+        file.write_all_at(&[8], (5 << 20) + 4096).unwrap();
+        let file = open(&path, Caching::Buffered);
+        let mut sum = 0;
+        let mut places = Vec::new();
+        let range = (1 << 20) - 20..(5 << 20) + 4097;
+        file.visit_data(range, |at, bytes| {
+            sum += bytes.iter().map(|byte| u64::from(*byte)).sum::<u64>();
+            places.push(at / 4096 * 4096);
+            ControlFlow::Continue(())
+        })
+        .unwrap();
+        assert_eq!(sum, 70 * 7 + 8, "20 bytes before 1 MiB, 50 after, and one");
+        assert_eq!(places, [(1 << 20) - 4096, 1 << 20, (5 << 20) + 4096]);
+        let mut calls = 0;
+        file.visit_data(0..8 << 20, |_, _| {
+            calls += 1;
+            ControlFlow::Break(())
+        })
+        .unwrap();
+        assert_eq!(calls, 1);
+    });
 }

@@ -1,5 +1,6 @@
 //! Checking an image: every rule of the format that can be checked without knowing what was written.
 
+use std::ops::ControlFlow;
 use std::path::Path;
 
 use dscow::header::State;
@@ -94,21 +95,18 @@ fn first_headroom_bit(image: &Image) -> Result<Option<u64>, ImageError> {
     let (file, layout) = (image.file(), &image.header().layout);
     let start = layout.bitmap_offset().0 + layout.bitmap_used_len();
     let end = layout.bitmap_offset().0 + layout.bitmap_reserved_len();
-    let fail = || ImageError::io(file.path(), "read its bitmap");
-    let mut bytes = vec![0; 1 << 16];
-    for extent in file.extents().map_err(fail())? {
-        let extent = extent.map_err(fail())?;
-        let mut at = extent.offset.max(start);
-        let to = (extent.offset + extent.len).min(end);
-        while at < to {
-            let len = (to - at).min(bytes.len() as u64);
-            let piece = &mut bytes[..usize::try_from(len).unwrap_or(0)];
-            file.read_exact_at(piece, at).map_err(fail())?;
-            if let Some(i) = piece.iter().position(|byte| *byte != 0) {
-                return Ok(Some(at + i as u64));
-            }
-            at += len;
+    let mut found = None;
+    file.visit_data(start..end, |at, page| {
+        found = page
+            .iter()
+            .position(|byte| *byte != 0)
+            .map(|i| at + i as u64);
+        if found.is_some() {
+            ControlFlow::Break(())
+        } else {
+            ControlFlow::Continue(())
         }
-    }
-    Ok(None)
+    })
+    .map_err(ImageError::io(file.path(), "read its bitmap"))?;
+    Ok(found)
 }

@@ -1,5 +1,7 @@
 //! Creating an image.
 
+use std::io;
+use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -10,9 +12,10 @@ use dscow::parent::Parent;
 use dscow::units::BlockSize;
 use uuid::Uuid;
 
+use super::device;
 use super::error::ImageError;
 use super::parent::identify_parent;
-use crate::file::{Caching, NewFile};
+use crate::file::{BlockFile, Caching, NewFile};
 
 /// What an image's base is.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -37,15 +40,22 @@ pub struct CreateOptions {
     pub size: Option<u64>,
     /// Size of a block.
     pub block_size: BlockSize,
+    /// How much the disk may grow later; if not given, generous in a file and not at all on a device.
+    pub headroom: Option<Headroom>,
+    /// Create it on a device also if that holds something, which is lost then. Files are never replaced.
+    pub force: bool,
 }
 
-/// Creates an image in a new file at `path`. The file is there completely or not at all, also after a crash
-/// of the host.
+/// Creates an image: in a new file at `path`, or on the block device that is there. The image is there completely or
+/// not at all, also after a crash of the host.
 ///
 /// # Errors
-/// Names the file, this one or the base, and why. Nothing is left behind then. Whatever is at `path`
-/// already is never touched.
+/// Names the file, this one or the base, and why. No file is left behind then. A file that is at `path` already is
+/// never touched, and neither is a device that is in use, too small, or not empty (without
+/// [`force`](CreateOptions::force)).
 pub fn create(path: &Path, options: &CreateOptions) -> Result<Header, ImageError> {
+    // Whatever else is there is refused by the creation of the file.
+    let on_device = std::fs::metadata(path).is_ok_and(|found| found.file_type().is_block_device());
     let parent = options
         .base
         .as_deref()
@@ -55,14 +65,26 @@ pub fn create(path: &Path, options: &CreateOptions) -> Result<Header, ImageError
         .size
         .or(parent.as_ref().map(Parent::size))
         .ok_or_else(|| ImageError::NoSize(path.to_owned()))?;
-    let layout =
-        Layout::for_new(size, options.block_size, Headroom::Generous).map_err(|cause| {
-            ImageError::Layout {
-                path: path.to_owned(),
-                cause,
-            }
-        })?;
-    let header = Header {
+    let headroom = options.headroom.unwrap_or(if on_device {
+        Headroom::Exact
+    } else {
+        Headroom::Generous
+    });
+    let layout = Layout::for_new(size, options.block_size, headroom).map_err(|cause| {
+        let path = path.to_owned();
+        ImageError::Layout { path, cause }
+    })?;
+    let header = new_header(layout, parent);
+    if on_device {
+        device::write_new(path, &header, headroom, options.force)?;
+    } else {
+        write_new(path, &header)?;
+    }
+    Ok(header)
+}
+
+fn new_header(layout: Layout, parent: Option<Parent>) -> Header {
+    Header {
         sequence: 1,
         compatible_features: 0,
         uuid: Uuid::new_v4(),
@@ -75,19 +97,27 @@ pub fn create(path: &Path, options: &CreateOptions) -> Result<Header, ImageError
             bitmap_crc: Bitmap::empty(&layout).crc(),
         },
         parent,
-    };
-    write_new(path, &header)?;
-    Ok(header)
+    }
 }
 
 fn write_new(path: &Path, header: &Header) -> Result<(), ImageError> {
     let new = NewFile::create(path, Caching::Buffered)?;
-    new.file()
-        .set_len(header.layout.file_len())
-        .map_err(ImageError::io(path, "set its length"))?;
+    set_len(new.file(), header.layout.file_len())?;
     new.file()
         .write_all_at(&header.encode()[..], Slot::A.offset().0)
         .map_err(ImageError::io(path, "write its header"))?;
     new.publish()?;
     Ok(())
+}
+
+/// Makes a file as long as an image needs it.
+pub(super) fn set_len(file: &BlockFile, len: u64) -> Result<(), ImageError> {
+    file.set_len(len).map_err(|cause| {
+        let path = file.path();
+        if cause.kind() == io::ErrorKind::FileTooLarge {
+            let path = path.to_owned();
+            return ImageError::FileTooLong { path, len };
+        }
+        ImageError::io(path, "set its length")(cause)
+    })
 }

@@ -51,6 +51,44 @@ pub enum ImageError {
         /// The least length in bytes.
         needed: u64,
     },
+    /// A device has no room for the image that is to be on it.
+    #[error(
+        "{}: is too small: the image would take {needed} bytes ({metadata} of them in front of its data), \
+         but the device has {found}; {}",
+        path.display(), advice(*largest)
+    )]
+    DeviceTooSmall {
+        /// The device.
+        path: PathBuf,
+        /// What the image takes, in bytes.
+        needed: u64,
+        /// How much of that is metadata.
+        metadata: u64,
+        /// What the device has.
+        found: u64,
+        /// The largest disk that an image on it can have, if any.
+        largest: Option<u64>,
+    },
+    /// A device holds something already.
+    #[error("{}: holds {content} already; to give that up, create the image with --force", path.display())]
+    NotEmpty {
+        /// The device.
+        path: PathBuf,
+        /// What it holds, as far as can be said.
+        content: DeviceContent,
+    },
+    /// The file system has a limit on the length of a file.
+    #[error(
+        "{}: its file would have to be {len} bytes long, which is more than its file system allows; \
+         use another file system (XFS), a block device, or a smaller disk",
+        path.display()
+    )]
+    FileTooLong {
+        /// The image.
+        path: PathBuf,
+        /// The length in bytes.
+        len: u64,
+    },
     /// The bitmap is not what was written when the image was closed.
     #[error("{}: has a corrupt bitmap: its checksum is {found:#010x}, expected {expected:#010x}", path.display())]
     BitmapChecksum {
@@ -133,6 +171,25 @@ pub enum ImageError {
         #[source]
         cause: io::Error,
     },
+}
+
+/// What is on a device that an image is to be created on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+pub enum DeviceContent {
+    /// A dscow image, or what is left of one.
+    #[error("a dscow image")]
+    Image,
+    /// Anything else than zeros.
+    #[error("data")]
+    Data,
+}
+
+/// What to do about a device that is too small.
+fn advice(largest_disk: Option<u64>) -> String {
+    match largest_disk {
+        Some(bytes) => format!("the largest disk for which it has room is one of {bytes} bytes"),
+        None => "it has no room for any image".to_owned(),
+    }
 }
 
 /// In what a parent differs from what the overlay recorded.

@@ -6,6 +6,7 @@
 mod chain;
 mod check;
 mod create;
+mod device;
 mod error;
 mod inspect;
 mod open;
@@ -15,7 +16,7 @@ mod tests;
 
 pub use check::{CheckReport, Problem, check};
 pub use create::{CreateOptions, ParentFormat, create};
-pub use error::{ImageError, ParentChange};
+pub use error::{DeviceContent, ImageError, ParentChange};
 pub use inspect::{Inspection, inspect};
 pub use open::{Image, ImageAccess, Layer};
 pub use parent::{identify_parent, record_parent};

@@ -1,5 +1,6 @@
 //! Opening an image with all its parents.
 
+use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -162,8 +163,9 @@ impl Overlay {
                 file
             }
             ImageAccess::Writable => {
-                let file = BlockFile::open(path, Access::ReadWrite, Caching::DIRECT)?;
+                let mut file = BlockFile::open(path, Access::ReadWrite, Caching::DIRECT)?;
                 lock::lock_exclusive_within(&file, LOCK_PATIENCE)?;
+                file.claim_device()?;
                 file
             }
         };
@@ -233,29 +235,20 @@ fn load_bitmap(file: &BlockFile, header: &Header) -> Result<Bitmap, ImageError> 
     Ok(bitmap)
 }
 
-/// Reads the bitmap without touching its holes.
+/// Reads the bitmap without touching what is not there: holes in a file, zeros on a device.
 pub(super) fn read_bitmap(
     file: &BlockFile,
     layout: &Layout,
     bitmap: &mut Bitmap,
 ) -> Result<(), ImageError> {
     let start = layout.bitmap_offset().0;
-    let end = start + layout.bitmap_used_len();
-    let fail = || ImageError::io(file.path(), "read its bitmap");
-    for extent in file.extents().map_err(fail())? {
-        let extent = extent.map_err(fail())?;
-        let from = extent.offset.max(start);
-        let to = (extent.offset + extent.len).min(end);
-        if from < to {
-            let bytes = bitmap.bytes_mut();
-            file.read_exact_at(&mut bytes[index(from - start)..index(to - start)], from)
-                .map_err(fail())?;
-        }
-        if extent.offset >= end {
-            break;
-        }
-    }
-    Ok(())
+    let bytes = bitmap.bytes_mut();
+    file.visit_data(start..start + layout.bitmap_used_len(), |at, page| {
+        let position = index(at - start);
+        bytes[position..position + page.len()].copy_from_slice(page);
+        ControlFlow::Continue(())
+    })
+    .map_err(ImageError::io(file.path(), "read its bitmap"))
 }
 
 fn verify_bitmap(path: &Path, header: &Header, bitmap: &Bitmap) -> Result<(), ImageError> {

@@ -1,6 +1,10 @@
+//! Images on real files and devices.
+
+mod devices;
+
 use std::fs;
 use std::os::unix::fs::FileExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use dscow::units::{BlockIndex, BlockSize};
 use proptest::prelude::*;

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use blockio::image::{self, CreateOptions};
+use dscow::layout::Headroom;
 use dscow::units::BlockSize;
 use serde_json::json;
 
@@ -13,9 +14,12 @@ use crate::size;
 /// Create an image, empty or as an overlay of a base
 ///
 /// The base is never written. It must not change any more: the overlay remembers what it was like.
+///
+/// The image is a new file, or a block device that is there: then it may not be in use, must have room for the whole
+/// disk and the metadata in front of it, and its first MiB must be zeros, unless --force is given.
 #[derive(clap::Args)]
 pub(crate) struct Args {
-    /// The image to create; nothing that exists is replaced
+    /// The image to create: a new file (none that exists is replaced), or a block device
     image: PathBuf,
     /// The base: a raw file, a block device, or another dscow image
     #[arg(long)]
@@ -29,9 +33,24 @@ pub(crate) struct Args {
     /// Size of a block, from 4K to 2M
     #[arg(long, value_parser = parse_block_size, default_value = "4K")]
     block_size: BlockSize,
+    /// How far the disk can grow later: `none`, `generous` (4 TiB, or twice its size), or a size. Costs nothing in a
+    /// file; on a device it takes 32 MiB for each TiB at blocks of 4 KiB [default: generous in a file, none on a device]
+    #[arg(long, value_parser = parse_headroom)]
+    headroom: Option<Headroom>,
+    /// Use a block device that is not empty; what it holds is lost
+    #[arg(long)]
+    force: bool,
     /// Print the result as JSON
     #[arg(long)]
     json: bool,
+}
+
+fn parse_headroom(text: &str) -> Result<Headroom, String> {
+    match text {
+        "none" => Ok(Headroom::Exact),
+        "generous" => Ok(Headroom::Generous),
+        size => size::parse(size).map(Headroom::UpTo),
+    }
 }
 
 fn parse_block_size(text: &str) -> Result<BlockSize, String> {
@@ -45,6 +64,8 @@ pub(crate) fn run(args: &Args) -> CommandResult {
         base_format: args.base_format.into(),
         size: args.size,
         block_size: args.block_size,
+        headroom: args.headroom,
+        force: args.force,
     };
     let header = image::create(&args.image, &options)?;
     let virtual_size = header.layout.virtual_size();
@@ -54,6 +75,7 @@ pub(crate) fn run(args: &Args) -> CommandResult {
             "uuid": header.uuid,
             "virtual_size_bytes": virtual_size,
             "block_size_bytes": args.block_size.bytes(),
+            "largest_virtual_size_bytes": header.layout.largest_disk_of_bitmap(),
             "base": header.parent.as_ref().map(dscow::parent::Parent::path),
         }))?;
     } else {
