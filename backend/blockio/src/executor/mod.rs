@@ -90,6 +90,12 @@ pub enum Event {
         /// The key it is watched under.
         key: u64,
     },
+    /// The same for a descriptor watched by [`Executor::watch_writable`]: it takes bytes, or has an error or a hang-up
+    /// that writing to it will show.
+    Writable {
+        /// The key it is watched under.
+        key: u64,
+    },
 }
 
 /// Executes operations for one worker thread.
@@ -118,7 +124,14 @@ pub trait Executor {
     /// `AlreadyExists` if `key` is in use for a watch; otherwise why the descriptor cannot be duplicated or watched.
     fn watch(&mut self, key: u64, descriptor: BorrowedFd<'_>) -> io::Result<()>;
 
-    /// Stops watching. No `Readable` of this key is reported by later calls. Unknown keys are ignored.
+    /// The same for [`Event::Writable`]. A descriptor that is watched for both has two keys.
+    ///
+    /// # Errors
+    ///
+    /// As for [`Executor::watch`].
+    fn watch_writable(&mut self, key: u64, descriptor: BorrowedFd<'_>) -> io::Result<()>;
+
+    /// Stops watching. Nothing about this key is reported by later calls. Unknown keys are ignored.
     fn unwatch(&mut self, key: u64);
 
     /// Starts what was submitted and appends what has happened so far to `events`, without waiting.

@@ -15,14 +15,14 @@ use slab::Slab;
 
 use super::files::Files;
 use super::task::{Outcome, Step, Task};
-use super::watches::Watches;
+use super::watches::{Interest, Watch, Watches};
 use super::{Event, Executor, FileSlot, IoError, Op};
 use crate::file::BlockFile;
 
 /// The id by which epoll reports the threads' own eventfd; watches count from 1.
 const WAKE_ID: u64 = 0;
 
-/// Most readable descriptors taken from epoll at once. The others are reported by the next call.
+/// Most ready descriptors taken from epoll at once. The others are reported by the next call.
 const READY_MAX: usize = 256;
 
 /// Executes operations on a small pool of threads of its own.
@@ -141,6 +141,28 @@ impl PoolExecutor {
         self.shared.queue_changed.notify_one();
     }
 
+    fn watch_for(
+        &mut self,
+        key: u64,
+        descriptor: BorrowedFd<'_>,
+        interest: Interest,
+    ) -> io::Result<()> {
+        let id = self.watches.insert(key, descriptor, interest)?;
+        let Some(watch) = self.watches.get(id) else {
+            return Ok(());
+        };
+        let flags = match interest {
+            Interest::Readable => epoll::EventFlags::IN,
+            Interest::Writable => epoll::EventFlags::OUT,
+        };
+        let data = epoll::EventData::new_u64(id);
+        if let Err(cause) = epoll::add(&self.epoll, &watch.descriptor, data, flags) {
+            self.watches.remove(key);
+            return Err(cause.into());
+        }
+        Ok(())
+    }
+
     /// Looks at everything that the threads have finished.
     fn reap(&mut self, events: &mut Vec<Event>) {
         events.append(&mut self.settled);
@@ -169,7 +191,7 @@ impl PoolExecutor {
         self.finished = finished;
     }
 
-    /// Waits for readable descriptors, the threads' own among them, and reports the watched ones.
+    /// Waits for descriptors to become ready, the threads' own among them, and reports the watched ones.
     fn look(&mut self, timeout: Option<Duration>, events: &mut Vec<Event>) -> io::Result<()> {
         let timeout = timeout.map(timespec);
         self.ready.clear();
@@ -186,11 +208,7 @@ impl PoolExecutor {
             let data = event.data;
             match data.u64() {
                 WAKE_ID => self.shared.silence()?,
-                id => events.extend(
-                    self.watches
-                        .get(id)
-                        .map(|watch| Event::Readable { key: watch.key }),
-                ),
+                id => events.extend(self.watches.get(id).map(Watch::event)),
             }
         }
         Ok(())
@@ -230,17 +248,11 @@ impl Executor for PoolExecutor {
     }
 
     fn watch(&mut self, key: u64, descriptor: BorrowedFd<'_>) -> io::Result<()> {
-        let id = self.watches.insert(key, descriptor)?;
-        let Some(watch) = self.watches.get(id) else {
-            return Ok(());
-        };
-        let data = epoll::EventData::new_u64(id);
-        if let Err(cause) = epoll::add(&self.epoll, &watch.descriptor, data, epoll::EventFlags::IN)
-        {
-            self.watches.remove(key);
-            return Err(cause.into());
-        }
-        Ok(())
+        self.watch_for(key, descriptor, Interest::Readable)
+    }
+
+    fn watch_writable(&mut self, key: u64, descriptor: BorrowedFd<'_>) -> io::Result<()> {
+        self.watch_for(key, descriptor, Interest::Writable)
     }
 
     fn unwatch(&mut self, key: u64) {

@@ -14,7 +14,7 @@ use slab::Slab;
 
 use super::files::Files;
 use super::task::{Outcome, Step, Task};
-use super::watches::{WatchId, Watches};
+use super::watches::{Interest, WatchId, Watches};
 use super::{Event, Executor, FileSlot, IoError, Op};
 use crate::file::BlockFile;
 
@@ -138,7 +138,11 @@ impl UringExecutor {
         while let Some(&id) = self.to_arm.last() {
             if let Some(watch) = self.watches.get(id) {
                 let descriptor = Fd(watch.descriptor.as_raw_fd());
-                let entry = opcode::PollAdd::new(descriptor, libc::POLLIN.cast_unsigned().into())
+                let readiness = match watch.interest {
+                    Interest::Readable => libc::POLLIN,
+                    Interest::Writable => libc::POLLOUT,
+                };
+                let entry = opcode::PollAdd::new(descriptor, readiness.cast_unsigned().into())
                     .build()
                     .user_data(tagged(TAG_WATCH, id));
                 if self.push(&entry).is_err() {
@@ -230,7 +234,7 @@ impl UringExecutor {
             return;
         };
         if result != -libc::ECANCELED {
-            events.push(Event::Readable { key: watch.key });
+            events.push(watch.event());
         }
         self.to_arm.push(id);
     }
@@ -309,7 +313,13 @@ impl Executor for UringExecutor {
     }
 
     fn watch(&mut self, key: u64, descriptor: BorrowedFd<'_>) -> io::Result<()> {
-        let id = self.watches.insert(key, descriptor)?;
+        let id = self.watches.insert(key, descriptor, Interest::Readable)?;
+        self.to_arm.push(id);
+        Ok(())
+    }
+
+    fn watch_writable(&mut self, key: u64, descriptor: BorrowedFd<'_>) -> io::Result<()> {
+        let id = self.watches.insert(key, descriptor, Interest::Writable)?;
         self.to_arm.push(id);
         Ok(())
     }

@@ -5,13 +5,34 @@ use std::os::fd::{BorrowedFd, OwnedFd};
 
 use rustc_hash::FxHashMap;
 
+use super::Event;
+
 /// Identifies a watch for ever: never reused, so that a late report of an ended watch is told apart.
 pub(super) type WatchId = u64;
 
+/// What a descriptor is watched for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Interest {
+    Readable,
+    Writable,
+}
+
 pub(super) struct Watch {
     pub(super) key: u64,
+    pub(super) interest: Interest,
     /// Our duplicate: the caller may close its own, and another file may then get that number.
     pub(super) descriptor: OwnedFd,
+}
+
+impl Watch {
+    /// What is reported when it fires.
+    pub(super) fn event(&self) -> Event {
+        let key = self.key;
+        match self.interest {
+            Interest::Readable => Event::Readable { key },
+            Interest::Writable => Event::Writable { key },
+        }
+    }
 }
 
 /// All watches, found by their id on the way back and by the caller's key on the way in.
@@ -23,7 +44,12 @@ pub(super) struct Watches {
 }
 
 impl Watches {
-    pub(super) fn insert(&mut self, key: u64, descriptor: BorrowedFd<'_>) -> io::Result<WatchId> {
+    pub(super) fn insert(
+        &mut self,
+        key: u64,
+        descriptor: BorrowedFd<'_>,
+        interest: Interest,
+    ) -> io::Result<WatchId> {
         if self.ids.contains_key(&key) {
             let message = format!("a descriptor is already watched under key {key}");
             return Err(io::Error::new(io::ErrorKind::AlreadyExists, message));
@@ -32,7 +58,12 @@ impl Watches {
         let descriptor = descriptor.try_clone_to_owned()?;
         self.last_id += 1;
         self.ids.insert(key, self.last_id);
-        self.by_id.insert(self.last_id, Watch { key, descriptor });
+        let watch = Watch {
+            key,
+            interest,
+            descriptor,
+        };
+        self.by_id.insert(self.last_id, watch);
         Ok(self.last_id)
     }
 

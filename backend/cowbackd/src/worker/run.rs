@@ -100,6 +100,8 @@ impl Worker {
                 }
             }
             Event::Readable { key: WAKE } => self.read_inbox(),
+            // Nothing is watched for it here.
+            Event::Writable { .. } => {}
             Event::Readable { key } => self.channel_event(key),
         }
     }

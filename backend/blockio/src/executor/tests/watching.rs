@@ -1,7 +1,9 @@
 //! Watched descriptors: what becomes readable is reported, by both executors, and nothing else is.
 
 use std::fs;
+use std::io::{ErrorKind, Read, Write};
 use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
@@ -21,6 +23,7 @@ for_both! {
     a_key_has_one_watch_at_a_time
     the_caller_may_close_its_descriptor
     a_hang_up_is_reported
+    a_full_socket_is_reported_once_it_takes_bytes
     a_wait_ends_after_its_time
     many_descriptors_are_told_apart
     one_wait_covers_operations_and_descriptors
@@ -61,7 +64,7 @@ fn readable(events: &[Event]) -> Vec<u64> {
         .iter()
         .filter_map(|event| match event {
             Event::Readable { key } => Some(*key),
-            Event::Done { .. } => None,
+            Event::Done { .. } | Event::Writable { .. } => None,
         })
         .collect();
     keys.sort_unstable();
@@ -138,7 +141,7 @@ fn a_key_has_one_watch_at_a_time(make: Make) {
     let descriptor = event_descriptor();
     executor.watch(1, descriptor.as_fd()).unwrap();
     let error = executor.watch(1, descriptor.as_fd()).unwrap_err();
-    assert_eq!(error.kind(), std::io::ErrorKind::AlreadyExists);
+    assert_eq!(error.kind(), ErrorKind::AlreadyExists);
     executor.watch(2, descriptor.as_fd()).unwrap();
     signal(&descriptor);
     assert_eq!(readable_now(&mut *executor), [1, 2]);
@@ -263,4 +266,49 @@ fn an_executor_with_watches_can_be_dropped(make: Make) {
     executor.submit(3, write(file, 0, buffer_of(b"finished")));
     drop(executor);
     assert_eq!(fs::read(&path).unwrap(), b"finished");
+}
+
+/// Fills a socket until it takes no more; how many bytes that were.
+fn fill(socket: &UnixStream) -> usize {
+    let mut filled = 0;
+    loop {
+        match (&*socket).write(&[7; 4096]) {
+            Ok(count) => filled += count,
+            Err(cause) if cause.kind() == ErrorKind::WouldBlock => return filled,
+            Err(cause) => panic!("{cause}"),
+        }
+    }
+}
+
+fn a_full_socket_is_reported_once_it_takes_bytes(make: Make) {
+    let Some(mut executor) = make() else { return };
+    let (near, mut far) = UnixStream::pair().unwrap();
+    near.set_nonblocking(true).unwrap();
+    let filled = fill(&near);
+    executor.watch(1, near.as_fd()).unwrap();
+    executor.watch_writable(2, near.as_fd()).unwrap();
+    let mut events = Vec::new();
+    for _ in 0..2 {
+        executor.wait(Some(Duration::ZERO), &mut events).unwrap();
+        assert!(events.is_empty(), "{events:?}");
+    }
+    let reader = thread::spawn(move || {
+        far.read_exact(&mut vec![0; filled]).unwrap();
+        far
+    });
+    executor.wait(None, &mut events).unwrap();
+    assert!(
+        matches!(events[..], [Event::Writable { key: 2 }]),
+        "{events:?}"
+    );
+    let far = reader.join().unwrap();
+    // Not watched any more, its hang-up is not reported, under either key.
+    executor.unwatch(1);
+    executor.unwatch(2);
+    drop(far);
+    events.clear();
+    for _ in 0..2 {
+        executor.wait(Some(Duration::ZERO), &mut events).unwrap();
+        assert!(events.is_empty(), "{events:?}");
+    }
 }
