@@ -11,6 +11,7 @@ const RULES: &[(&str, &[&str])] = &[
     ("xengnttab", &[]),
     ("blockio", &["dscow"]),
     ("xenstore-glue", &[]),
+    ("nbd", &[]),
     (
         "cowbackd",
         &["blkif", "blockio", "dscow", "xengnttab", "xenstore-glue"],
@@ -19,7 +20,7 @@ const RULES: &[(&str, &[&str])] = &[
 ];
 
 /// Crates of the product in which no unsafe code is possible.
-const SAFE: &[&str] = &["dscow", "xenstore-glue", "cowback"];
+const SAFE: &[&str] = &["dscow", "nbd", "xenstore-glue", "cowback"];
 
 /// The files in which unsafe code is allowed where the rest of the crate has none.
 const UNSAFE_FILES: &[(&str, &[&str])] = &[
