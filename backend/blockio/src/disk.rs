@@ -28,7 +28,8 @@ impl DiskNumber {
         (Self(disk), OpId::from_usize(op))
     }
 
-    fn key(self, op: OpId) -> u64 {
+    /// The executor's key of an operation.
+    pub(crate) fn key(self, op: OpId) -> u64 {
         let op = u32::try_from(op.as_usize()).expect("a disk has far fewer operations in flight");
         u64::from(self.0) << 32 | u64::from(op)
     }

@@ -8,6 +8,7 @@
 //! - [`disk`]: an engine with its files, driven through an executor.
 //! - [`extents`]: which image of a chain holds what of the disk, and where it has holes.
 //! - [`image`]: creating, opening and checking images and their chains of parents.
+//! - [`offline`]: copying, comparing and merging whole disks.
 //! - [`file`]: opening image files and block devices, blocking helpers for control paths, durable creation.
 //! - [`lock`]: open-file-description locks on images, and the byte locks that QEMU honours on raw bases.
 
@@ -18,6 +19,7 @@ pub mod extents;
 pub mod file;
 pub mod image;
 pub mod lock;
+pub mod offline;
 
 #[cfg(test)]
 mod testing;

@@ -95,6 +95,9 @@ pub struct Header {
     pub state: State,
     /// What it is an overlay of.
     pub parent: Option<Parent>,
+    /// A commit into the parent is under way: blocks that this image holds are being written to it, so that its time of
+    /// modification, fingerprint, generation and size may differ from what is recorded.
+    pub commit_under_way: bool,
 }
 
 /// Why the bytes of a slot are not a header.
@@ -177,6 +180,8 @@ struct RawSlot {
 
 /// The parent's modification time was recorded.
 const PARENT_FLAG_MTIME: u32 = 1;
+/// A commit into the parent is under way.
+const PARENT_FLAG_COMMIT: u32 = 2;
 
 const _: () = {
     assert!(size_of::<RawSlot>() == HEADER_SLOT_BYTES);
@@ -220,6 +225,9 @@ impl Header {
         }
         if let Some(parent) = &self.parent {
             raw.set_parent(parent);
+            if self.commit_under_way {
+                raw.parent_flags |= PARENT_FLAG_COMMIT;
+            }
         }
         raw.crc = raw.checksum().into();
         let mut bytes = Box::new([0; HEADER_SLOT_BYTES]);
@@ -340,8 +348,14 @@ impl RawSlot {
                 },
                 other => return Err(HeaderError::State(other)),
             },
+            commit_under_way: self.commit_is_under_way(),
             parent: self.to_parent()?,
         })
+    }
+
+    /// Without a parent the flag means nothing.
+    fn commit_is_under_way(&self) -> bool {
+        self.parent_format.get() != PARENT_NONE && self.parent_flags.get() & PARENT_FLAG_COMMIT != 0
     }
 
     fn to_parent(&self) -> Result<Option<Parent>, HeaderError> {

@@ -193,6 +193,7 @@ impl Geometry {
                 fingerprint: [7; 32],
                 modified: None,
             }),
+            commit_under_way: false,
         }
     }
 }

@@ -19,25 +19,44 @@ pub(super) fn open_parents(top: &Overlay) -> Result<Vec<Layer>, ImageError> {
     let mut layers = Vec::new();
     let mut seen = HashSet::from([top.file.identity()]);
     let mut child = top.path();
-    let mut parent = top.header.parent.clone();
-    while let Some(recorded) = parent {
+    let mut recorded_by = Recorded::of(&top.header);
+    while let Some(recorded) = recorded_by {
         if layers.len() + 1 == CHAIN_DEPTH_MAX {
-            return Err(ImageError::TooDeep(recorded.path().to_owned()));
+            return Err(ImageError::TooDeep(recorded.parent.path().to_owned()));
         }
-        let path = resolve(&child, recorded.path());
+        let path = resolve(&child, recorded.parent.path());
         let layer = open_parent(&child, &path, &recorded)?;
         let (file, next) = match &layer {
             Layer::Raw { file, .. } => (file, None),
-            Layer::Dscow { file, header, .. } => (file, header.parent.clone()),
+            Layer::Dscow { file, header, .. } => (file, Recorded::of(header)),
         };
         if !seen.insert(file.identity()) {
             return Err(ImageError::Cycle(path));
         }
         layers.push(layer);
         child = path;
-        parent = next;
+        recorded_by = next;
     }
     Ok(layers)
+}
+
+/// What an overlay says of its parent.
+pub(super) struct Recorded {
+    pub(super) parent: Parent,
+    /// What the overlay holds is being written to the parent. That changes nothing of what the overlay shows, since it
+    /// shows its own blocks there; but it changes all by which the parent is known, except what cannot be forged by
+    /// a write: its UUID.
+    pub(super) commit_under_way: bool,
+}
+
+impl Recorded {
+    pub(super) fn of(header: &Header) -> Option<Self> {
+        let parent = header.parent.clone()?;
+        Some(Self {
+            parent,
+            commit_under_way: header.commit_under_way,
+        })
+    }
 }
 
 /// A parent's path as recorded is relative to the folder of the image that records it.
@@ -47,7 +66,7 @@ pub(super) fn resolve(child: &Path, parent: &Path) -> PathBuf {
         .map_or_else(|| parent.to_owned(), |folder| folder.join(parent))
 }
 
-fn open_parent(child: &Path, path: &Path, recorded: &Parent) -> Result<Layer, ImageError> {
+fn open_parent(child: &Path, path: &Path, recorded: &Recorded) -> Result<Layer, ImageError> {
     let within = |cause: ImageError| ImageError::Parent {
         path: child.to_owned(),
         cause: Box::new(cause),
@@ -57,7 +76,7 @@ fn open_parent(child: &Path, path: &Path, recorded: &Parent) -> Result<Layer, Im
         parent: path.to_owned(),
         change,
     };
-    match recorded {
+    match recorded.parent {
         Parent::Raw { .. } => {
             let (layer, change) = open_raw(path, recorded).map_err(within)?;
             change.map_or(Ok(layer), |change| Err(changed(change)))
@@ -82,7 +101,7 @@ fn open_parent(child: &Path, path: &Path, recorded: &Parent) -> Result<Layer, Im
 }
 
 /// Opens a raw base, and tells in what it differs from what was recorded.
-fn open_raw(path: &Path, recorded: &Parent) -> Result<(Layer, Option<ParentChange>), ImageError> {
+fn open_raw(path: &Path, recorded: &Recorded) -> Result<(Layer, Option<ParentChange>), ImageError> {
     let file = BlockFile::open(path, Access::ReadOnly, Caching::Buffered)?;
     lock::lock_raw_base(&file)?;
     let size = size_of_file(&file)?;
@@ -91,20 +110,24 @@ fn open_raw(path: &Path, recorded: &Parent) -> Result<(Layer, Option<ParentChang
     Ok((Layer::Raw { file, size }, change))
 }
 
-fn compare_raw(
+/// In what a raw parent differs from what was recorded of it.
+pub(super) fn compare_raw(
     file: &BlockFile,
     found_size: u64,
-    recorded: &Parent,
+    recorded: &Recorded,
 ) -> Result<Option<ParentChange>, ImageError> {
     let Parent::Raw {
         size,
         fingerprint: recorded_fingerprint,
         modified: recorded_modified,
         ..
-    } = recorded
+    } = &recorded.parent
     else {
         return Ok(None);
     };
+    if recorded.commit_under_way && found_size >= *size {
+        return Ok(None);
+    }
     if found_size != *size {
         return Ok(Some(ParentChange::Size {
             found: found_size,
@@ -124,13 +147,14 @@ fn compare_raw(
     }
 }
 
-fn compare_dscow(recorded: &Parent, found: &Header) -> Result<(), ParentChange> {
+/// Compares a dscow parent with what was recorded of it.
+pub(super) fn compare_dscow(recorded: &Recorded, found: &Header) -> Result<(), ParentChange> {
     let Parent::Dscow {
         size,
         uuid,
         generation,
         ..
-    } = recorded
+    } = &recorded.parent
     else {
         return Ok(());
     };
@@ -139,6 +163,10 @@ fn compare_dscow(recorded: &Parent, found: &Header) -> Result<(), ParentChange> 
             found: found.uuid,
             recorded: *uuid,
         });
+    }
+    let grown = found.layout.virtual_size() >= *size && found.generation >= *generation;
+    if recorded.commit_under_way && grown {
+        return Ok(());
     }
     if found.generation != *generation {
         return Err(ParentChange::Generation {

@@ -97,6 +97,7 @@ fn new_header(layout: Layout, parent: Option<Parent>) -> Header {
             bitmap_crc: Bitmap::empty(&layout).crc(),
         },
         parent,
+        commit_under_way: false,
     }
 }
 

@@ -7,6 +7,7 @@ use dscow::header::NoHeader;
 use dscow::layout::LayoutError;
 use thiserror::Error;
 
+use crate::executor::IoError;
 use crate::file::{CreateError, OpenError};
 use crate::lock::LockError;
 
@@ -132,6 +133,33 @@ pub enum ImageError {
         /// What is different.
         change: ParentChange,
     },
+    /// There is nothing to commit into.
+    #[error("{}: has no base", .0.display())]
+    NoParent(PathBuf),
+    /// A write to the base would change what another image shows.
+    #[error(
+        "{}: is the base of {} too, which a commit would make unusable; rebase that one first, or remove it",
+        path.display(), other.display()
+    )]
+    OtherOverlay {
+        /// The base.
+        path: PathBuf,
+        /// The other image that stands on it.
+        other: PathBuf,
+    },
+    /// A commit into the base was begun and not finished.
+    #[error("{}: a commit into its base is under way; finish it first with: cowback commit {}", .0.display(), .0.display())]
+    CommitUnderWay(PathBuf),
+    /// A disk has to fit where there is too little room.
+    #[error("{}: holds {found} bytes, but {needed} are needed", path.display())]
+    TooSmall {
+        /// The file or device.
+        path: PathBuf,
+        /// Its size in bytes.
+        found: u64,
+        /// What is needed, in bytes.
+        needed: u64,
+    },
     /// The chain comes back to an image that it already holds.
     #[error("{}: is its own base", .0.display())]
     Cycle(PathBuf),
@@ -160,6 +188,9 @@ pub enum ImageError {
         /// Its size in bytes.
         size: u64,
     },
+    /// An operation of an executor failed.
+    #[error(transparent)]
+    Operation(#[from] IoError),
     /// Reading or writing failed.
     #[error("{}: cannot {action}: {cause}", path.display())]
     Io {
@@ -242,7 +273,7 @@ pub enum ParentChange {
 
 impl ImageError {
     /// Turns an error of the kernel into one that says what was attempted on which file.
-    pub(super) fn io(path: &Path, action: &'static str) -> impl FnOnce(io::Error) -> Self {
+    pub(crate) fn io(path: &Path, action: &'static str) -> impl FnOnce(io::Error) -> Self {
         let path = path.to_owned();
         move |cause| Self::Io {
             path,

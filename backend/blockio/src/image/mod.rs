@@ -9,8 +9,10 @@ mod create;
 mod device;
 mod error;
 mod inspect;
+mod merge;
 mod open;
 mod parent;
+mod siblings;
 #[cfg(test)]
 mod tests;
 
@@ -18,8 +20,10 @@ pub use check::{CheckReport, Problem, check};
 pub use create::{CreateOptions, ParentFormat, create};
 pub use error::{DeviceContent, ImageError, ParentChange};
 pub use inspect::{Inspection, inspect};
+pub(crate) use merge::{Merge, Target};
 pub use open::{Image, ImageAccess, Layer};
 pub use parent::{identify_parent, record_parent};
+pub(crate) use parent::{is_dscow, raw_size, replace_parent};
 
 /// Most images in a chain, the overlay included.
 pub const CHAIN_DEPTH_MAX: usize = 64;

@@ -79,6 +79,20 @@ impl Image {
         Ok(Self { top, below, access })
     }
 
+    /// An overlay without what is below it, for who looks only at what it holds itself. Its engine writes nothing.
+    pub(super) fn alone(top: Overlay) -> Self {
+        Self {
+            top,
+            below: Vec::new(),
+            access: ImageAccess::ReadOnly,
+        }
+    }
+
+    /// The image's own file; whoever keeps it keeps its lock.
+    pub(super) fn shared_file(&self) -> Arc<BlockFile> {
+        Arc::clone(&self.top.file)
+    }
+
     /// The path it was opened by.
     pub fn path(&self) -> &Path {
         self.top.file.path()

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use dscow::fingerprint::{Fingerprinter, samples};
-use dscow::header::Header;
+use dscow::header::{Header, Slot};
 use dscow::parent::{Modified, Parent};
 
 use super::create::ParentFormat;
@@ -23,17 +23,7 @@ pub fn identify_parent(path: &Path, format: ParentFormat) -> Result<Parent, Imag
         return Err(ImageError::ParentPath(path));
     }
     let file = BlockFile::open(&path, Access::ReadOnly, Caching::Buffered)?;
-    let is_dscow = match format {
-        ParentFormat::Raw => false,
-        ParentFormat::Dscow => true,
-        ParentFormat::Detect => match read_header(&file) {
-            Ok(_) => true,
-            Err(ImageError::NotAnImage(_)) => false,
-            // It begins like an image: whoever made the overlay did not mean it as raw.
-            Err(other) => return Err(other),
-        },
-    };
-    if is_dscow {
+    if is_dscow(&file, format)? {
         drop(file);
         identify_dscow(&path)
     } else {
@@ -41,32 +31,41 @@ pub fn identify_parent(path: &Path, format: ParentFormat) -> Result<Parent, Imag
     }
 }
 
+/// Whether a file is a dscow image, as far as `format` leaves it open.
+pub(crate) fn is_dscow(file: &BlockFile, format: ParentFormat) -> Result<bool, ImageError> {
+    match format {
+        ParentFormat::Raw => Ok(false),
+        ParentFormat::Dscow => Ok(true),
+        ParentFormat::Detect => match read_header(file) {
+            Ok(_) => Ok(true),
+            Err(ImageError::NotAnImage(_)) => Ok(false),
+            // It begins like an image: whoever names it does not mean it as raw.
+            Err(other) => Err(other),
+        },
+    }
+}
+
 fn identify_dscow(path: &Path) -> Result<Parent, ImageError> {
     let overlay = Overlay::open(path, ImageAccess::ReadOnly)?;
     super::chain::open_parents(&overlay)?;
-    Ok(Parent::Dscow {
-        path: path.to_owned(),
-        size: overlay.header.layout.virtual_size(),
-        uuid: overlay.header.uuid,
-        generation: overlay.header.generation,
-    })
+    describe(&overlay.file, path, Some(&overlay.header))
 }
 
 fn identify_raw(path: &Path, file: &BlockFile) -> Result<Parent, ImageError> {
     lock::lock_raw_base(file)?;
+    describe(file, path, None)
+}
+
+/// The size of a raw disk, which must be in whole sectors.
+pub(crate) fn raw_size(file: &BlockFile) -> Result<u64, ImageError> {
     let size = size_of_file(file)?;
     if size == 0 || !size.is_multiple_of(512) {
         return Err(ImageError::ParentSize {
-            path: path.to_owned(),
+            path: file.path().to_owned(),
             size,
         });
     }
-    Ok(Parent::Raw {
-        path: path.to_owned(),
-        size,
-        fingerprint: fingerprint(file, size)?,
-        modified: modified(file)?,
-    })
+    Ok(size)
 }
 
 /// Takes the fingerprint of a raw parent.
@@ -108,15 +107,58 @@ pub(super) fn describe_time(time: Modified) -> String {
 /// If the image cannot be opened for writing, or its header cannot be written.
 pub fn record_parent(path: &Path, parent: Parent) -> Result<(), ImageError> {
     let overlay = Overlay::open(path, ImageAccess::Writable)?;
+    replace_parent(&overlay.file, Some(parent))
+}
+
+/// Describes an open file as a parent: an image if its header is given, else raw.
+pub(super) fn describe(
+    file: &BlockFile,
+    path: &Path,
+    header: Option<&Header>,
+) -> Result<Parent, ImageError> {
+    let path = path.to_owned();
+    if let Some(header) = header {
+        return Ok(Parent::Dscow {
+            path,
+            size: header.layout.virtual_size(),
+            uuid: header.uuid,
+            generation: header.generation,
+        });
+    }
+    let size = raw_size(file)?;
+    Ok(Parent::Raw {
+        path,
+        size,
+        fingerprint: fingerprint(file, size)?,
+        modified: modified(file)?,
+    })
+}
+
+/// Puts `parent` in the place of the parent that the current header names. The image must be locked for writing and
+/// must not have an engine that writes its header.
+pub(crate) fn replace_parent(file: &BlockFile, parent: Option<Parent>) -> Result<(), ImageError> {
+    let (current, slot) = read_header(file)?;
     let header = Header {
-        sequence: overlay.header.sequence + 1,
-        parent: Some(parent),
-        ..overlay.header
+        parent,
+        commit_under_way: false,
+        ..current
     };
-    let file = &overlay.file;
+    write_next_header(file, slot, &header)
+}
+
+/// Makes `header` the current one, durably, where the one in `slot` is now. Its sequence number is set.
+pub(super) fn write_next_header(
+    file: &BlockFile,
+    slot: Slot,
+    header: &Header,
+) -> Result<(), ImageError> {
+    let header = Header {
+        sequence: header.sequence + 1,
+        ..header.clone()
+    };
     // To the slot that is not current: if this is torn, the old header holds.
-    file.write_all_at(&header.encode()[..], overlay.slot.other().offset().0)
-        .map_err(ImageError::io(path, "write its header"))?;
+    file.write_all_at(&header.encode()[..], slot.other().offset().0)
+        .map_err(ImageError::io(file.path(), "write its header"))?;
     file.sync_data()
-        .map_err(ImageError::io(path, "sync its header"))
+        .map_err(ImageError::io(file.path(), "sync its header"))
 }

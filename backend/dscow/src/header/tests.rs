@@ -23,6 +23,7 @@ fn example() -> Header {
                 nanoseconds: 5,
             }),
         }),
+        commit_under_way: false,
     }
 }
 
@@ -54,6 +55,15 @@ fn the_bytes_are_where_the_format_says() {
 }
 
 #[test]
+fn a_commit_under_way_is_the_second_flag_of_the_parent() {
+    let header = Header {
+        commit_under_way: true,
+        ..example()
+    };
+    assert_eq!(&header.encode()[204..208], [3, 0, 0, 0]);
+}
+
+#[test]
 fn every_kind_of_header_survives_a_round_trip() {
     let parents = [
         None,
@@ -72,12 +82,16 @@ fn every_kind_of_header_survives_a_round_trip() {
                 owner: Uuid::from_u128(4),
             },
         ] {
-            let header = Header {
-                parent: parent.clone(),
-                state,
-                ..example()
-            };
-            assert_eq!(Header::decode(&header.encode()), Ok(header));
+            // A commit can only be under way into a parent.
+            for commit_under_way in [false, parent.is_some()] {
+                let header = Header {
+                    parent: parent.clone(),
+                    state,
+                    commit_under_way,
+                    ..example()
+                };
+                assert_eq!(Header::decode(&header.encode()), Ok(header));
+            }
         }
     }
 }

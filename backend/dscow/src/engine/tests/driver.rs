@@ -44,6 +44,7 @@ pub(super) fn new_header(size: u64, block_size: u64) -> Header {
         created: 0,
         state: State::Clean { bitmap_crc: 0 },
         parent: None::<Parent>,
+        commit_under_way: false,
     }
 }
 
