@@ -9,6 +9,9 @@ mod tests;
 use std::sync::Arc;
 
 use dscow::engine::{Action, BounceId, Engine, Errno, Memory, OpId, Request, Token};
+use dscow::layout::Layout;
+use dscow::parents::LayerIndex;
+use dscow::units::DiskRange;
 use rustc_hash::{FxHashMap, FxHashSet};
 
 use crate::buffer::{AlignedBuf, Buffer};
@@ -58,17 +61,33 @@ pub struct Disk {
     finished: Vec<Finished>,
     /// The kinds of errors that were logged already: a guest can cause any number of some of them.
     logged_errnos: FxHashSet<i32>,
+    options: DiskOptions,
+    /// Reads into memory that the file cannot be read into directly: where the bytes go in the end, and from where.
+    unaligned_reads: FxHashMap<OpId, (Buffer, Buffer)>,
+}
+
+/// How a disk is driven.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct DiskOptions {
+    /// Whether writes are searched for whole blocks of zeros, which become holes.
+    pub detect_zeroes: bool,
 }
 
 impl Disk {
     /// The disk of an engine whose layers are in `files`, the image's own first.
+    ///
+    /// # Panics
+    /// If there is no file.
     pub fn new(
         number: DiskNumber,
         engine: Engine,
         files: Vec<Arc<BlockFile>>,
+        options: DiskOptions,
         executor: &mut dyn Executor,
     ) -> Self {
         Self {
+            options,
+            unaligned_reads: FxHashMap::default(),
             number,
             engine,
             slots: files
@@ -117,8 +136,35 @@ impl Disk {
         request: Request,
         buffer: Buffer,
     ) {
-        self.buffers.insert(token, buffer);
-        self.engine.submit(token, request);
+        match request {
+            Request::Write(range) if self.options.detect_zeroes => {
+                let zeros = zero_blocks(range, &buffer, self.engine.layout());
+                self.buffers.insert(token, buffer);
+                self.engine.submit_write(token, range, &zeros);
+            }
+            _ => {
+                self.buffers.insert(token, buffer);
+                self.engine.submit(token, request);
+            }
+        }
+        self.drive(executor);
+    }
+
+    /// Makes the disk larger, see [`Engine::grow`]; ends in a [`Finished`] with `token`.
+    pub fn grow(&mut self, executor: &mut dyn Executor, token: Token, virtual_size: u64) {
+        self.engine.grow(token, virtual_size);
+        self.drive(executor);
+    }
+
+    /// Tries again what waits for space, see [`Engine::stalled`].
+    pub fn retry_stalled(&mut self, executor: &mut dyn Executor) {
+        self.engine.retry_stalled();
+        self.drive(executor);
+    }
+
+    /// Gives up what waits for space, see [`Engine::fail_stalled`].
+    pub fn fail_stalled(&mut self, executor: &mut dyn Executor) {
+        self.engine.fail_stalled();
         self.drive(executor);
     }
 
@@ -128,6 +174,9 @@ impl Disk {
             && self.logged_errnos.insert(error.errno())
         {
             tracing::error!("{error} (more errors of this kind on this disk are only counted)");
+        }
+        if let Some((aligned, memory)) = self.unaligned_reads.remove(&op) {
+            memory.copy_from(0, &aligned, 0, memory.len());
         }
         self.engine
             .complete(op, result.map_err(|error| Errno(error.errno())));
@@ -168,7 +217,12 @@ impl Disk {
                 memory,
                 len,
             } => {
-                let buffer = self.slice(memory, len);
+                let mut buffer = self.slice(memory, len);
+                if layer == LayerIndex::TOP && !self.is_aligned(&buffer) {
+                    let aligned = AlignedBuf::zeroed(in_memory(len)).into_buffer();
+                    self.unaligned_reads.insert(op, (aligned.clone(), buffer));
+                    buffer = aligned;
+                }
                 let (file, offset) = (self.slots[layer.0], offset.0);
                 (
                     op,
@@ -184,7 +238,19 @@ impl Disk {
                 offset,
                 memory,
                 len,
-            } => (op, write(file, offset.0, self.slice(memory, len))),
+            } => {
+                let mut buffer = self.slice(memory, len);
+                if !self.is_aligned(&buffer) {
+                    let aligned = AlignedBuf::zeroed(in_memory(len)).into_buffer();
+                    aligned.copy_from(0, &buffer, 0, in_memory(len));
+                    buffer = aligned;
+                }
+                (op, write(file, offset.0, buffer))
+            }
+            Action::ZeroData { op, offset, len } => {
+                let offset = offset.0;
+                (op, Op::ZeroRange { file, offset, len })
+            }
             Action::WriteBitmap { op, offset, bytes } => (op, write(file, offset.0, copy(&bytes))),
             Action::WriteHeader { op, slot, bytes } => {
                 (op, write(file, slot.offset().0, copy(&bytes[..])))
@@ -213,6 +279,17 @@ impl Disk {
             Action::FreeBounce { bounce } => {
                 self.bounces.remove(&bounce);
             }
+            // Rare, and a matter of microseconds: not worth an operation of the executor, which older kernels lack.
+            Action::SetLen { op, len } => {
+                let result = self.files[0].ensure_len(len).map_err(|cause| {
+                    tracing::error!(
+                        "{}: cannot be made {len} bytes long: {cause}",
+                        self.files[0].path().display()
+                    );
+                    Errno(cause.raw_os_error().unwrap_or(Errno::EIO.0))
+                });
+                self.engine.complete(op, result);
+            }
             Action::Finish { token, result } => {
                 let buffer = self.buffers.remove(&token).unwrap_or_else(Buffer::empty);
                 self.finished.push(Finished {
@@ -225,6 +302,14 @@ impl Disk {
         }
     }
 
+    /// Whether the image's file can be read into and written from this memory.
+    fn is_aligned(&self, buffer: &Buffer) -> bool {
+        self.files[0].dio_alignment().is_none_or(|alignment| {
+            let segments = alignment.memory.max(alignment.offset);
+            buffer.is_aligned_to(segments as usize)
+        })
+    }
+
     fn slice(&self, memory: Memory, len: u64) -> Buffer {
         let (buffer, offset) = match memory {
             Memory::Request { token, offset } => (self.buffers.get(&token), offset),
@@ -234,6 +319,28 @@ impl Disk {
             .expect("the engine names memory between its first and last use")
             .slice(in_memory(offset), in_memory(len))
     }
+}
+
+/// The runs of whole blocks in a write that are all zeros.
+fn zero_blocks(range: DiskRange, buffer: &Buffer, layout: &Layout) -> Vec<DiskRange> {
+    let block = layout.block_size().bytes();
+    let mut zeros: Vec<DiskRange> = Vec::new();
+    let mut at = range.start.0.next_multiple_of(block);
+    while at < range.end() {
+        let end = (at + block).min(layout.virtual_size());
+        if end > range.end() {
+            break;
+        }
+        let (offset, len) = (in_memory(at - range.start.0), in_memory(end - at));
+        if buffer.is_zero(offset, len) {
+            match zeros.last_mut() {
+                Some(last) if last.end() == at => last.len += end - at,
+                _ => zeros.push(DiskRange::new(at, end - at)),
+            }
+        }
+        at = end;
+    }
+    zeros
 }
 
 fn write(file: FileSlot, offset: u64, buffer: Buffer) -> Op {

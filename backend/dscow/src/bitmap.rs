@@ -2,10 +2,14 @@
 //!
 //! While an image is open, bits only ever go from 0 to 1, and only after the block's data is where it
 //! belongs. So any mixture of old and new sectors of a bitmap write is a correct bitmap.
+//!
+//! The bits of the largest disk take 2 GiB, of which most are never touched. Memory that was never written costs
+//! nothing, and a count for each page says which pages need not be looked at.
 
 use bitvec::order::Lsb0;
 use bitvec::slice::BitSlice;
 use bitvec::vec::BitVec;
+use zerocopy::IntoBytes;
 
 use crate::layout::{BITMAP_PAGE_SIZE, Layout};
 use crate::units::BlockIndex;
@@ -13,11 +17,23 @@ use crate::units::BlockIndex;
 /// Bits in a page of the bitmap.
 const BITS_PER_PAGE: u64 = BITMAP_PAGE_SIZE * 8;
 
+/// Bytes in a page of the bitmap, as the length of a slice.
+const PAGE_BYTES: usize = 4096;
+
+/// From this many empty pages on, their checksum is computed rather than summed up.
+const EMPTY_PAGES_COMBINED: u64 = 64;
+
+// The words of the bitmap are its bytes on disk.
+#[cfg(target_endian = "big")]
+compile_error!("the bitmap is kept in memory as it lies on disk, least significant byte first");
+
 /// The bits of an image, in the bytes in which they lie on disk.
 pub struct Bitmap {
-    /// In whole pages, one at least, so that a page can be written back as it is. Zeroed memory
-    /// that was never touched costs nothing, so an empty bitmap of a huge disk is cheap.
-    bits: BitVec<u8, Lsb0>,
+    /// In whole pages, one at least, so that a page can be written back as it is.
+    bits: BitVec<u64, Lsb0>,
+    /// How many bits are set in each page.
+    page_counts: Vec<u32>,
+    set_count: u64,
     block_count: u64,
 }
 
@@ -30,27 +46,77 @@ impl PageIndex {
     pub fn of(block: BlockIndex) -> Self {
         Self(block.0 / BITS_PER_PAGE)
     }
+
+    /// The pages that hold the bits of the blocks from the first up to and without the second, each with those of
+    /// the blocks whose bits it holds.
+    pub fn split(
+        (first, end): (BlockIndex, BlockIndex),
+    ) -> impl Iterator<Item = (Self, (BlockIndex, BlockIndex))> {
+        let pages = first.0 / BITS_PER_PAGE..end.0.div_ceil(BITS_PER_PAGE);
+        pages.map(move |page| {
+            let from = first.0.max(page * BITS_PER_PAGE);
+            let to = end.0.min((page + 1) * BITS_PER_PAGE);
+            (Self(page), (BlockIndex(from), BlockIndex(to)))
+        })
+    }
 }
 
 impl Bitmap {
     /// The bitmap of an image with nothing allocated.
     pub fn empty(layout: &Layout) -> Self {
-        let bytes = layout.bitmap_used_len().next_multiple_of(BITMAP_PAGE_SIZE);
+        let pages = to_usize(page_count(layout));
         Self {
-            bits: BitVec::from_vec(vec![0; to_usize(bytes)]),
+            bits: BitVec::from_vec(vec![0; pages * PAGE_BYTES / 8]),
+            page_counts: vec![0; pages],
+            set_count: 0,
             block_count: layout.block_count(),
         }
     }
 
-    /// The bytes that the image holds, to be filled when an image is opened.
-    pub fn bytes_mut(&mut self) -> &mut [u8] {
-        self.bits.as_raw_mut_slice()
+    /// Takes bytes that the image holds, from byte `at` of the bitmap on. For opening: what was there is replaced.
+    /// Zeros over a page that is empty leave it untouched.
+    ///
+    /// # Panics
+    /// If the bytes reach beyond the last page.
+    pub fn load(&mut self, at: u64, bytes: &[u8]) {
+        let mut at = to_usize(at);
+        let mut rest = bytes;
+        while !rest.is_empty() {
+            let page = at / PAGE_BYTES;
+            let (now, later) = rest.split_at(rest.len().min((page + 1) * PAGE_BYTES - at));
+            self.load_in_page(page, at, now);
+            at += now.len();
+            rest = later;
+        }
+    }
+
+    fn load_in_page(&mut self, page: usize, at: usize, bytes: &[u8]) {
+        if self.page_counts[page] == 0 && is_zero(bytes) {
+            return;
+        }
+        self.bits.as_raw_mut_slice().as_mut_bytes()[at..at + bytes.len()].copy_from_slice(bytes);
+        let words = &self.bits.as_raw_slice()[page * PAGE_BYTES / 8..(page + 1) * PAGE_BYTES / 8];
+        let count: u32 = words.iter().map(|word| word.count_ones()).sum();
+        self.set_count = self.set_count - u64::from(self.page_counts[page]) + u64::from(count);
+        self.page_counts[page] = count;
+    }
+
+    /// Makes room for the blocks of a disk that has grown; they are not allocated.
+    ///
+    /// # Panics
+    /// If the disk has fewer blocks than before.
+    pub fn grow(&mut self, layout: &Layout) {
+        assert!(layout.block_count() >= self.block_count, "a bitmap grows");
+        let pages = to_usize(page_count(layout));
+        self.bits.resize(pages * PAGE_BYTES * 8, false);
+        self.page_counts.resize(pages, 0);
+        self.block_count = layout.block_count();
     }
 
     /// The used bytes: a bit for each block, and zeros in the rest of the last byte.
     pub fn used_bytes(&self) -> &[u8] {
         let used = to_usize(self.block_count.div_ceil(8));
-        &self.bits.as_raw_slice()[..used]
+        &self.bits.as_raw_slice().as_bytes()[..used]
     }
 
     /// The first bit set for a block that does not exist, if the bytes that were loaded have any.
@@ -68,28 +134,74 @@ impl Bitmap {
 
     /// Whether all blocks from `first` up to and without `end` are allocated.
     pub fn all_set(&self, first: BlockIndex, end: BlockIndex) -> bool {
-        self.slice(first, end).all()
+        if end.0 == first.0 + 1 {
+            return self.is_set(first);
+        }
+        self.find(false, first, end).is_none()
     }
 
     /// Marks the block as allocated. Tells whether it was not before.
     pub fn set(&mut self, block: BlockIndex) -> bool {
-        !self.bits.replace(to_usize(block.0), true)
+        let was_set = self.bits.replace(to_usize(block.0), true);
+        if !was_set {
+            self.page_counts[to_usize(PageIndex::of(block).0)] += 1;
+            self.set_count += 1;
+        }
+        !was_set
+    }
+
+    /// Marks the blocks from the first up to and without the second as allocated. Tells how many were not before.
+    ///
+    /// # Panics
+    /// If their bits are not all in one page, see [`PageIndex::split`].
+    pub fn set_run(&mut self, (first, end): (BlockIndex, BlockIndex)) -> u64 {
+        let page = PageIndex::of(first);
+        assert_eq!(page, PageIndex::of(BlockIndex(end.0 - 1)), "one page");
+        if end.0 == first.0 + 1 {
+            return u64::from(self.set(first));
+        }
+        let bits = &mut self.bits[to_usize(first.0)..to_usize(end.0)];
+        let new = bits.count_zeros() as u64;
+        bits.fill(true);
+        self.page_counts[to_usize(page.0)] += u32::try_from(new).expect("at most a page");
+        self.set_count += new;
+        new
     }
 
     /// The first block at or after `from` and before `end` whose bit is `value`.
     pub fn find(&self, value: bool, from: BlockIndex, end: BlockIndex) -> Option<BlockIndex> {
-        let slice = self.slice(from, end);
-        let found = if value {
-            slice.first_one()
-        } else {
-            slice.first_zero()
-        };
-        found.map(|i| BlockIndex(from.0 + i as u64))
+        let mut at = from.0;
+        while at < end.0 {
+            let page = at / BITS_PER_PAGE;
+            let page_end = ((page + 1) * BITS_PER_PAGE).min(end.0);
+            if self.page_may_hold(value, page) {
+                let slice = self.slice(at, page_end);
+                let found = if value {
+                    slice.first_one()
+                } else {
+                    slice.first_zero()
+                };
+                if let Some(found) = found {
+                    return Some(BlockIndex(at + found as u64));
+                }
+            }
+            at = page_end;
+        }
+        None
     }
 
-    /// How many blocks are allocated.
+    fn page_may_hold(&self, value: bool, page: u64) -> bool {
+        let count = u64::from(self.page_counts[to_usize(page)]);
+        if value {
+            count > 0
+        } else {
+            count < BITS_PER_PAGE
+        }
+    }
+
+    /// How many blocks are allocated. Counted along, so asking costs nothing.
     pub fn count_set(&self) -> u64 {
-        self.bits.count_ones() as u64
+        self.set_count
     }
 
     /// How many blocks there are.
@@ -100,17 +212,57 @@ impl Bitmap {
     /// The 4096 bytes of a page.
     pub fn page(&self, page: PageIndex) -> &[u8] {
         let start = to_usize(page.0 * BITMAP_PAGE_SIZE);
-        &self.bits.as_raw_slice()[start..start + to_usize(BITMAP_PAGE_SIZE)]
+        &self.bits.as_raw_slice().as_bytes()[start..start + PAGE_BYTES]
     }
 
-    /// CRC32C of the used bytes.
+    /// CRC32C of the used bytes. Its time grows with the pages that hold bits, and hardly with the others.
     pub fn crc(&self) -> u32 {
-        crc32c::crc32c(self.used_bytes())
+        let used = self.used_bytes();
+        let mut crc = 0;
+        let mut empty = 0;
+        for (page, bytes) in used.chunks(PAGE_BYTES).enumerate() {
+            if self.page_counts[page] == 0 && bytes.len() == PAGE_BYTES {
+                empty += 1;
+            } else {
+                crc = append_empty_pages(crc, empty);
+                empty = 0;
+                crc = crc32c::crc32c_append(crc, bytes);
+            }
+        }
+        append_empty_pages(crc, empty)
     }
 
-    fn slice(&self, first: BlockIndex, end: BlockIndex) -> &BitSlice<u8, Lsb0> {
-        &self.bits[to_usize(first.0)..to_usize(end.0)]
+    fn slice(&self, first: u64, end: u64) -> &BitSlice<u64, Lsb0> {
+        &self.bits[to_usize(first)..to_usize(end)]
     }
+}
+
+/// Pages that the used part of a bitmap takes, one at least.
+fn page_count(layout: &Layout) -> u64 {
+    layout.bitmap_used_len().div_ceil(BITMAP_PAGE_SIZE)
+}
+
+/// The checksum after `pages` pages of zeros more, without looking at any.
+fn append_empty_pages(mut crc: u32, pages: u64) -> u32 {
+    const ZEROS: [u8; PAGE_BYTES] = [0; PAGE_BYTES];
+    if pages < EMPTY_PAGES_COMBINED {
+        return (0..pages).fold(crc, |crc, _| crc32c::crc32c_append(crc, &ZEROS));
+    }
+    // The checksum of 1, 2, 4, 8 ... pages, of which those are appended that the number is the sum of.
+    let (mut left, mut len, mut of_len) = (pages, PAGE_BYTES, crc32c::crc32c(&ZEROS));
+    while left > 0 {
+        if left & 1 == 1 {
+            crc = crc32c::crc32c_combine(crc, of_len, len);
+        }
+        of_len = crc32c::crc32c_combine(of_len, of_len, len);
+        len *= 2;
+        left >>= 1;
+    }
+    crc
+}
+
+fn is_zero(bytes: &[u8]) -> bool {
+    bytes.iter().all(|byte| *byte == 0)
 }
 
 /// A count of bytes or bits that is known to be held in memory.
@@ -158,9 +310,9 @@ mod tests {
     fn a_bit_past_the_end_is_noticed() {
         let mut bitmap = bitmap(20);
         assert_eq!(bitmap.bit_past_end(), None);
-        bitmap.bytes_mut()[2] = 0b0001_0000;
+        bitmap.load(2, &[0b0001_0000]);
         assert_eq!(bitmap.bit_past_end(), Some(20));
-        bitmap.bytes_mut()[2] = 0b0000_1000;
+        bitmap.load(2, &[0b0000_1000]);
         assert_eq!(bitmap.bit_past_end(), None);
     }
 
@@ -168,5 +320,61 @@ mod tests {
     fn pages_hold_32768_bits() {
         assert_eq!(PageIndex::of(BlockIndex(32_767)), PageIndex(0));
         assert_eq!(PageIndex::of(BlockIndex(32_768)), PageIndex(1));
+    }
+
+    /// Far enough that most pages stay empty, with a last page that is not whole.
+    const LARGE: u64 = 500 * 32_768 + 77;
+
+    #[test]
+    fn pages_that_hold_nothing_are_passed_over_and_not_missed() {
+        let mut bitmap = bitmap(LARGE);
+        let b = BlockIndex;
+        assert_eq!(bitmap.find(true, b(0), b(LARGE)), None);
+        bitmap.set(b(3 * 32_768));
+        bitmap.set(b(LARGE - 1));
+        assert_eq!(bitmap.find(true, b(0), b(LARGE)), Some(b(3 * 32_768)));
+        assert_eq!(
+            bitmap.find(true, b(3 * 32_768 + 1), b(LARGE)),
+            Some(b(LARGE - 1))
+        );
+        assert_eq!(bitmap.find(true, b(3 * 32_768 + 1), b(LARGE - 1)), None);
+        bitmap.load(4096, &[0xff; 4096]);
+        assert_eq!(bitmap.find(false, b(32_768), b(LARGE)), Some(b(65_536)));
+        assert_eq!(bitmap.count_set(), 2 + 32_768);
+    }
+
+    #[test]
+    fn the_checksum_is_that_of_all_used_bytes() {
+        let mut bitmap = bitmap(LARGE);
+        let check = |bitmap: &Bitmap| assert_eq!(bitmap.crc(), crc32c::crc32c(bitmap.used_bytes()));
+        check(&bitmap);
+        for block in [5, 300 * 32_768, 301 * 32_768 + 7, LARGE - 1] {
+            bitmap.set(BlockIndex(block));
+            check(&bitmap);
+        }
+    }
+
+    #[test]
+    fn what_is_loaded_replaces_what_was_there() {
+        let mut bitmap = bitmap(100_000);
+        bitmap.load(4090, &[0xff; 12]);
+        assert_eq!(bitmap.count_set(), 96);
+        assert_eq!(
+            bitmap.find(true, BlockIndex(0), BlockIndex(100_000)),
+            Some(BlockIndex(4090 * 8))
+        );
+        bitmap.load(4090, &[0x01; 12]);
+        assert_eq!(bitmap.count_set(), 12);
+    }
+
+    #[test]
+    fn a_grown_bitmap_has_room_and_no_new_bits() {
+        let mut bitmap = bitmap(20);
+        bitmap.set(BlockIndex(19));
+        let layout = Layout::for_new(LARGE * 4096, BlockSize::MIN, Headroom::Exact).unwrap();
+        bitmap.grow(&layout);
+        assert_eq!((bitmap.block_count(), bitmap.count_set()), (LARGE, 1));
+        assert_eq!(bitmap.find(true, BlockIndex(20), BlockIndex(LARGE)), None);
+        assert!(bitmap.set(BlockIndex(LARGE - 1)));
     }
 }

@@ -10,7 +10,7 @@ use zerocopy::{FromBytes, FromZeros, Immutable, IntoBytes, KnownLayout, LE, U32,
 
 use crate::layout::{HEADER_SLOT_BYTES, HEADER_SLOT_SIZE, Layout, LayoutError};
 use crate::parent::{Modified, Parent};
-use crate::units::BlockSize;
+use crate::units::{BlockSize, SECTOR_SIZE};
 
 /// First bytes of every slot. The line ending and the control character notice transfers in text mode.
 pub const MAGIC: [u8; 8] = *b"DSCOW\r\n\x1a";
@@ -98,6 +98,9 @@ pub struct Header {
     /// A commit into the parent is under way: blocks that this image holds are being written to it, so that its time of
     /// modification, fingerprint, generation and size may differ from what is recorded.
     pub commit_under_way: bool,
+    /// How many bytes of the parent show through, if not all: set when a disk grows that was smaller than its
+    /// parent, so that what is new reads as zeros.
+    pub parent_limit: Option<u64>,
 }
 
 /// Why the bytes of a slot are not a header.
@@ -135,6 +138,9 @@ pub enum HeaderError {
     /// Parent format unknown.
     #[error("parent format {0} is not 0 (none), 1 (raw) or 2 (dscow)")]
     ParentFormat(u32),
+    /// More of the parent would show than the disk has bytes, or a part of a sector.
+    #[error("limit {0} of the parent is not a multiple of 512 within the virtual size")]
+    ParentLimit(u64),
     /// Parent path empty, too long, or with a NUL.
     #[error(
         "parent path of {0} bytes is empty, longer than {PARENT_PATH_MAX} bytes or contains a NUL"
@@ -173,7 +179,9 @@ struct RawSlot {
     parent_flags: U32<LE>,
     owner: [u8; 16],
     parent_path_len: U32<LE>,
-    reserved_1: [u8; 284],
+    reserved_0: [u8; 4],
+    parent_limit: U64<LE>,
+    reserved_1: [u8; 272],
     parent_path: [u8; PARENT_PATH_MAX],
     reserved_2: [u8; 512],
 }
@@ -191,6 +199,7 @@ const _: () = {
     assert!(std::mem::offset_of!(RawSlot, bitmap_crc) == 120);
     assert!(std::mem::offset_of!(RawSlot, parent_uuid) == 128);
     assert!(std::mem::offset_of!(RawSlot, owner) == 208);
+    assert!(std::mem::offset_of!(RawSlot, parent_limit) == 232);
     assert!(std::mem::offset_of!(RawSlot, parent_path) == 512);
 };
 
@@ -229,6 +238,7 @@ impl Header {
                 raw.parent_flags |= PARENT_FLAG_COMMIT;
             }
         }
+        raw.parent_limit = self.parent_limit.unwrap_or(0).into();
         raw.crc = raw.checksum().into();
         let mut bytes = Box::new([0; HEADER_SLOT_BYTES]);
         bytes.copy_from_slice(raw.as_bytes());
@@ -350,12 +360,21 @@ impl RawSlot {
             },
             commit_under_way: self.commit_is_under_way(),
             parent: self.to_parent()?,
+            parent_limit: self.to_parent_limit()?,
         })
     }
 
     /// Without a parent the flag means nothing.
     fn commit_is_under_way(&self) -> bool {
         self.parent_format.get() != PARENT_NONE && self.parent_flags.get() & PARENT_FLAG_COMMIT != 0
+    }
+
+    fn to_parent_limit(&self) -> Result<Option<u64>, HeaderError> {
+        let limit = self.parent_limit.get();
+        if limit > self.virtual_size.get() || !limit.is_multiple_of(SECTOR_SIZE) {
+            return Err(HeaderError::ParentLimit(limit));
+        }
+        Ok((limit > 0).then_some(limit))
     }
 
     fn to_parent(&self) -> Result<Option<Parent>, HeaderError> {

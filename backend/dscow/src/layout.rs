@@ -173,6 +173,21 @@ impl Layout {
         })
     }
 
+    /// The same image with a disk of another size. Nothing moves; the bitmap must have room.
+    ///
+    /// # Errors
+    /// [`LayoutError::VirtualSize`] if the size is not one the format can hold, [`LayoutError::BitmapTooSmall`] if
+    /// the bitmap's reserved length has no bit for each block.
+    pub fn grown(&self, virtual_size: u64) -> Result<Self, LayoutError> {
+        Self::checked(
+            virtual_size,
+            self.block_size,
+            self.bitmap_offset,
+            self.bitmap_len,
+            self.data_offset,
+        )
+    }
+
     /// Size of the virtual disk in bytes.
     pub fn virtual_size(&self) -> u64 {
         self.virtual_size

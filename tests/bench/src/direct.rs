@@ -8,10 +8,10 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use blockio::buffer::{AlignedBuf, Buffer};
-use blockio::disk::{Disk, DiskNumber, Finished};
+use blockio::disk::{Disk, DiskNumber, DiskOptions, Finished};
 use blockio::executor::{Event, Executor};
 use blockio::image::{Image, ImageAccess, ImageError};
-use dscow::engine::{Errno, Request, Token};
+use dscow::engine::{Errno, OnNoSpace, Request, Token};
 use rustix::time::{ClockId, Timespec, clock_gettime};
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
@@ -93,8 +93,14 @@ impl Session {
         access: ImageAccess,
         mut executor: Box<dyn Executor>,
     ) -> Result<Self, DirectError> {
-        let (engine, files) = Image::open(path, access)?.into_engine();
-        let mut disk = Disk::new(DiskNumber(0), engine, files, executor.as_mut());
+        let (engine, files) = Image::open(path, access)?.into_engine(OnNoSpace::Report);
+        let mut disk = Disk::new(
+            DiskNumber(0),
+            engine,
+            files,
+            DiskOptions::default(),
+            executor.as_mut(),
+        );
         disk.open(executor.as_mut(), CONTROL);
         let mut session = Self {
             disk,

@@ -137,6 +137,9 @@ impl<'a> Driver<'a> {
                     self.write_header(pool, op, slot, &bytes);
                 }
                 Action::Sync { op } => self.sync(pool, op),
+                other @ (Action::ZeroData { .. } | Action::SetLen { .. }) => {
+                    unreachable!("no workload asks for {other:?}")
+                }
                 Action::FillZero { memory, len } => {
                     if !self.is(Mutation::CopyUpWithoutZeros) {
                         self.memory(memory, len).fill(0);

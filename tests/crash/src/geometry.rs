@@ -88,9 +88,14 @@ impl Geometry {
         index(self.layout.bitmap_offset().0 / SECTOR_BYTES)
     }
 
-    fn metadata_sectors(&self) -> usize {
+    /// Sectors of the bitmap's pages in use.
+    pub(crate) fn bitmap_sectors(&self) -> usize {
         let pages = self.layout.bitmap_used_len().div_ceil(4096);
-        self.bitmap_sector() + index(pages) * BLOCK_SECTORS
+        index(pages) * BLOCK_SECTORS
+    }
+
+    fn metadata_sectors(&self) -> usize {
+        self.bitmap_sector() + self.bitmap_sectors()
     }
 
     /// Sectors of the last block that are not part of the disk.
@@ -194,6 +199,7 @@ impl Geometry {
                 modified: None,
             }),
             commit_under_way: false,
+            parent_limit: None,
         }
     }
 }

@@ -1,7 +1,7 @@
 //! Opening an image as production does, and reading it through the engine.
 
 use dscow::bitmap::Bitmap;
-use dscow::engine::{Action, Engine, Memory, Mode, Request, Token};
+use dscow::engine::{Action, Engine, Memory, Mode, Options, Request, Token};
 use dscow::header::{self, SlotBytes, State};
 use dscow::parents::{LayerIndex, ParentLayer, Parents};
 use dscow::units::{BlockIndex, FileOffset};
@@ -30,9 +30,9 @@ pub(crate) fn load(
     let (header, slot) = header::select(&a, &b).map_err(|error| error.to_string())?;
     let mut bitmap = Bitmap::empty(&header.layout);
     let first = geometry.bitmap_sector();
-    let bytes = bitmap.bytes_mut().as_chunks_mut::<SECTOR>().0;
-    for (bytes, sector) in bytes.iter_mut().zip(&sectors[first..]) {
-        *bytes = *pool.get(*sector);
+    let end = first + geometry.bitmap_sectors();
+    for (i, sector) in sectors[first..end].iter().enumerate() {
+        bitmap.load((i * SECTOR) as u64, pool.get(*sector));
     }
     verify_bitmap(geometry, &bitmap, &header.state)?;
     verify_past_end(geometry, pool, sectors, &bitmap)?;
@@ -40,7 +40,14 @@ pub(crate) fn load(
     let parents = Parents::new(vec![ParentLayer::Raw { size }]);
     let owner = Uuid::from_u128(header.sequence.into());
     let mode = Mode::Writable { owner };
-    Ok(Engine::new(header, slot, bitmap, parents, mode))
+    Ok(Engine::new(
+        header,
+        slot,
+        bitmap,
+        parents,
+        mode,
+        Options::default(),
+    ))
 }
 
 fn slot(pool: &Pool, sectors: &[ContentId]) -> SlotBytes {

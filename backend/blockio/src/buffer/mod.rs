@@ -56,6 +56,24 @@ impl Segment {
     }
 }
 
+impl Segment {
+    fn is_zero(self) -> bool {
+        const WORD: usize = size_of::<u64>();
+        let words = self.len / WORD;
+        let word_at = |i: usize| {
+            // SAFETY: word `i` lies inside the segment, which the owner keeps mapped and initialised; it is read as
+            // it may be aligned, and volatile since a guest may change it meanwhile.
+            unsafe { self.address.cast::<[u8; WORD]>().add(i).read_volatile() }
+        };
+        let byte_at = |i: usize| {
+            // SAFETY: byte `i` lies inside the segment, as above.
+            unsafe { self.address.add(i).read_volatile() }
+        };
+        (0..words).all(|i| u64::from_ne_bytes(word_at(i)) == 0)
+            && (words * WORD..self.len).all(|i| byte_at(i) == 0)
+    }
+}
+
 type Segments = SmallVec<[Segment; 4]>;
 
 /// A range of memory for I/O, in one or more segments, that keeps its owner alive.
@@ -240,6 +258,15 @@ impl Buffer {
             // SAFETY: the piece is inside a segment that the owner keeps mapped and writable.
             unsafe { ptr::write_bytes(piece.address.as_ptr(), 0, piece.len) };
         }
+    }
+
+    /// Whether `len` bytes from `offset` on are all zero, at the moment at which each is looked at.
+    ///
+    /// # Panics
+    ///
+    /// If the range is not inside the buffer.
+    pub fn is_zero(&self, offset: usize, len: usize) -> bool {
+        self.pieces(offset, len).all(Segment::is_zero)
     }
 
     /// The non-empty pieces of segments that make up the range, in order.

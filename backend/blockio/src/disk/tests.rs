@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use dscow::engine::{Request, Token};
+use dscow::engine::{OnNoSpace, Request, Token};
 use dscow::header::State;
 use dscow::units::DiskRange;
 use tempfile::TempDir;
@@ -23,8 +23,14 @@ struct Bench {
 impl Bench {
     fn open(path: &Path, mut executor: Box<dyn Executor>) -> Self {
         let image = Image::open(path, ImageAccess::Writable).unwrap();
-        let (engine, files) = image.into_engine();
-        let mut disk = Disk::new(DiskNumber(7), engine, files, executor.as_mut());
+        let (engine, files) = image.into_engine(OnNoSpace::Report);
+        let mut disk = Disk::new(
+            DiskNumber(7),
+            engine,
+            files,
+            DiskOptions::default(),
+            executor.as_mut(),
+        );
         disk.open(executor.as_mut(), OPEN);
         let mut bench = Self { executor, disk };
         assert_eq!(bench.wait_for(OPEN).result, Ok(()));

@@ -4,6 +4,7 @@ use std::fs;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
+use dscow::engine::OnNoSpace;
 use tempfile::TempDir;
 
 use super::*;
@@ -32,7 +33,7 @@ fn chain(folder: &TempDir) -> PathBuf {
 fn extents(path: &Path, range: DiskRange) -> Vec<(isize, u64, u64, bool)> {
     let (engine, files) = Image::open(path, ImageAccess::ReadOnly)
         .unwrap()
-        .into_engine();
+        .into_engine(OnNoSpace::Report);
     DiskMap::of_engine(&engine, &files)
         .extents(range)
         .map(|extent| {
@@ -57,7 +58,7 @@ fn allocate(path: &Path, allocated: &[u64], with_data: &[u64]) {
     header.state = dscow::header::State::Clean { bitmap_crc };
     drop(image);
     let file = fs::File::options().write(true).open(path).unwrap();
-    file.write_all_at(bitmap.bytes_mut(), layout.bitmap_offset().0)
+    file.write_all_at(bitmap.used_bytes(), layout.bitmap_offset().0)
         .unwrap();
     for block in with_data {
         file.write_all_at(&[7; 4096], layout.data_offset().0 + block * 4096)

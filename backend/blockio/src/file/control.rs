@@ -113,6 +113,22 @@ impl BlockFile {
         self.file.set_len(len)
     }
 
+    /// Sees to it that the file is at least `len` bytes long: a regular file is made longer by a hole, a block device
+    /// has to be large enough.
+    ///
+    /// # Errors
+    ///
+    /// `ENOSPC` if the device is too small; otherwise what the kernel says.
+    pub fn ensure_len(&self, len: u64) -> io::Result<()> {
+        if self.size()? >= len {
+            return Ok(());
+        }
+        match self.kind() {
+            FileKind::Regular => self.set_len(len),
+            FileKind::BlockDevice => Err(rustix::io::Errno::NOSPC.into()),
+        }
+    }
+
     /// The bytes of storage that a regular file takes; the size of a block device.
     ///
     /// # Errors

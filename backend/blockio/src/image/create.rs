@@ -98,6 +98,7 @@ fn new_header(layout: Layout, parent: Option<Parent>) -> Header {
         },
         parent,
         commit_under_way: false,
+        parent_limit: None,
     }
 }
 

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use dscow::bitmap::Bitmap;
-use dscow::engine::{Engine, Mode};
+use dscow::engine::{Engine, Mode, OnNoSpace, Options};
 use dscow::header::{self, Header, NoHeader, Slot, SlotBytes, State};
 use dscow::layout::{HEADER_SLOT_SIZE, Layout};
 use dscow::parents::{ParentLayer, Parents};
@@ -120,12 +120,16 @@ impl Image {
 
     /// The engine for the image, not opened yet, and the files of its layers: the image's own first, then
     /// its parents, as [`dscow::parents::LayerIndex`] counts.
-    pub fn into_engine(self) -> (Engine, Vec<Arc<BlockFile>>) {
+    pub fn into_engine(self, on_no_space: OnNoSpace) -> (Engine, Vec<Arc<BlockFile>>) {
         let mode = match self.access {
             ImageAccess::ReadOnly => Mode::ReadOnly,
             ImageAccess::Writable => Mode::Writable {
                 owner: Uuid::new_v4(),
             },
+        };
+        let options = Options {
+            io_alignment: io_alignment(&self.top.file),
+            on_no_space,
         };
         let mut files = vec![self.top.file];
         let mut layers = Vec::new();
@@ -140,7 +144,7 @@ impl Image {
             bitmap,
             ..
         } = self.top;
-        let engine = Engine::new(header, slot, bitmap, Parents::new(layers), mode);
+        let engine = Engine::new(header, slot, bitmap, Parents::new(layers), mode, options);
         (engine, files)
     }
 }
@@ -161,8 +165,12 @@ impl Layer {
                 header,
                 bitmap,
             } => {
-                let layout = header.layout;
-                (file, ParentLayer::Dscow { layout, bitmap })
+                let layer = ParentLayer::Dscow {
+                    layout: header.layout,
+                    bitmap,
+                    parent_limit: header.parent_limit.unwrap_or(u64::MAX),
+                };
+                (file, layer)
             }
         }
     }
@@ -256,10 +264,8 @@ pub(super) fn read_bitmap(
     bitmap: &mut Bitmap,
 ) -> Result<(), ImageError> {
     let start = layout.bitmap_offset().0;
-    let bytes = bitmap.bytes_mut();
     file.visit_data(start..start + layout.bitmap_used_len(), |at, page| {
-        let position = index(at - start);
-        bytes[position..position + page.len()].copy_from_slice(page);
+        bitmap.load(at - start, page);
         ControlFlow::Continue(())
     })
     .map_err(ImageError::io(file.path(), "read its bitmap"))
@@ -289,7 +295,10 @@ fn verify_bitmap(path: &Path, header: &Header, bitmap: &Bitmap) -> Result<(), Im
     Ok(())
 }
 
-/// A position in a bitmap, which is held in memory.
-fn index(position: u64) -> usize {
-    usize::try_from(position).expect("bitmaps are held in memory on 64-bit hosts")
+/// To what the engine has to align its operations on the image's own file.
+fn io_alignment(file: &BlockFile) -> u32 {
+    let alignment = file
+        .dio_alignment()
+        .map_or(512, |alignment| alignment.offset);
+    alignment.max(512)
 }

@@ -6,7 +6,7 @@ use std::os::fd::{BorrowedFd, OwnedFd};
 use std::sync::mpsc::Receiver;
 use std::time::{Duration, Instant};
 
-use blockio::disk::{Disk, DiskNumber};
+use blockio::disk::{Disk, DiskNumber, DiskOptions};
 use blockio::executor::{Event, Executor, open_executor};
 use slab::Slab;
 use tokio::sync::mpsc::UnboundedSender;
@@ -161,6 +161,7 @@ impl Worker {
                     DiskNumber(u32::try_from(number).expect("far fewer vbds")),
                     *engine,
                     files,
+                    DiskOptions::default(),
                     self.executor.as_mut(),
                 );
                 let vbd = entry.insert(Vbd::new(device, disk, properties));

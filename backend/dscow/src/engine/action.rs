@@ -37,8 +37,16 @@ impl Errno {
     pub const EIO: Self = Self(5);
     /// A request outside the disk or not in whole sectors.
     pub const EINVAL: Self = Self(22);
+    /// The image is being grown or closed.
+    pub const EBUSY: Self = Self(16);
+    /// The disk cannot be made that large.
+    pub const EFBIG: Self = Self(27);
+    /// The host has run out of space.
+    pub const ENOSPC: Self = Self(28);
     /// A write to an image that was opened read-only.
     pub const EROFS: Self = Self(30);
+    /// The host's quota of space is used up.
+    pub const EDQUOT: Self = Self(122);
 }
 
 /// What a client wants of the disk.
@@ -48,6 +56,14 @@ pub enum Request {
     Read(DiskRange),
     /// Put the request's buffer on the disk.
     Write(DiskRange),
+    /// The same (or nothing, if the range is empty), durable when it is finished, after everything that was submitted
+    /// before is durable and before anything that is submitted later has begun.
+    Barrier(DiskRange),
+    /// Give back the storage of whole blocks, which read as zeros from then on. What the range covers of the blocks
+    /// at its ends only in part is left as it is.
+    Discard(DiskRange),
+    /// Make exactly this range read as zeros.
+    WriteZeroes(DiskRange),
     /// Make every write that was answered before durable.
     Flush,
 }
@@ -101,6 +117,22 @@ pub enum Action {
         /// Bytes.
         len: u64,
     },
+    /// Make `len` bytes of the data area of the image read as zeros, giving back their storage if possible.
+    ZeroData {
+        /// To be completed.
+        op: OpId,
+        /// Where in the image's file.
+        offset: FileOffset,
+        /// Bytes.
+        len: u64,
+    },
+    /// Make the image's file at least `len` bytes long, or see that the device is; what is new reads as zeros.
+    SetLen {
+        /// To be completed.
+        op: OpId,
+        /// Bytes.
+        len: u64,
+    },
     /// Write whole bitmap pages.
     WriteBitmap {
         /// To be completed.
@@ -135,7 +167,7 @@ pub enum Action {
     AllocBounce {
         /// Its name.
         bounce: BounceId,
-        /// Bytes; a block.
+        /// Bytes; a block at most, or what a read takes when it is aligned.
         len: u64,
     },
     /// Copy memory.

@@ -11,7 +11,7 @@
 
 use std::collections::BTreeSet;
 
-use super::action::{Action, Errno, Token};
+use super::action::{Action, Errno, OpId, Token};
 use super::{Engine, Part};
 use crate::bitmap::{Bitmap, PageIndex};
 use crate::layout::{BITMAP_PAGE_SIZE, Layout};
@@ -26,11 +26,20 @@ pub(super) struct Commit {
     /// Pages with bits that are not in any commit yet.
     dirty: BTreeSet<PageIndex>,
     phase: Phase,
-    /// Flushes that came while a commit was under way; they share the next one.
-    waiting: Vec<Token>,
+    /// Those who came while a commit was under way; they share the next one.
+    waiting: Vec<Waiter>,
     /// The first failure. The kernel has forgotten the pages that it could not write, so a later sync
     /// that succeeds would prove nothing: every flush fails from here on.
     failed: Option<Errno>,
+}
+
+/// Who is to be told when a commit is done.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Waiter {
+    /// The request of a flush.
+    Flush(Token),
+    /// The barrier under way.
+    Barrier,
 }
 
 #[derive(Default)]
@@ -39,20 +48,22 @@ enum Phase {
     Idle,
     SyncingData {
         pages: Vec<PageRun>,
-        tokens: Vec<Token>,
+        waiters: Vec<Waiter>,
     },
     WritingBitmap {
+        /// Kept until all are written: one that found no space is written again as it was.
+        pages: Vec<PageRun>,
         pending: usize,
-        tokens: Vec<Token>,
+        waiters: Vec<Waiter>,
     },
     SyncingBitmap {
-        tokens: Vec<Token>,
+        waiters: Vec<Waiter>,
     },
 }
 
 /// Neighbouring bitmap pages as they were when the commit began.
 #[derive(Debug, PartialEq, Eq)]
-struct PageRun {
+pub(super) struct PageRun {
     offset: FileOffset,
     bytes: Vec<u8>,
 }
@@ -68,6 +79,13 @@ impl Commit {
 
     pub(super) fn is_idle(&self) -> bool {
         matches!(self.phase, Phase::Idle)
+    }
+
+    /// A sync of the same file for another purpose counts as well when it fails: each failure is told only once.
+    pub(super) fn note_sync(&mut self, result: Result<(), Errno>) {
+        if let Err(errno) = result {
+            self.failed.get_or_insert(errno);
+        }
     }
 
     pub(super) fn failure(&self) -> Option<Errno> {
@@ -102,11 +120,15 @@ impl PageRun {
 impl Engine {
     /// A flush: joins the next commit, which starts now if none is under way.
     pub(super) fn flush(&mut self, token: Token) {
+        self.commit_for(Waiter::Flush(token));
+    }
+
+    pub(super) fn commit_for(&mut self, waiter: Waiter) {
         if let Some(errno) = self.commit.failed {
-            self.finish(token, Err(errno));
+            self.committed(waiter, Err(errno));
             return;
         }
-        self.commit.waiting.push(token);
+        self.commit.waiting.push(waiter);
         if self.commit.is_idle() {
             self.start_commit();
         }
@@ -121,11 +143,11 @@ impl Engine {
     }
 
     pub(super) fn start_commit(&mut self) {
-        let tokens = std::mem::take(&mut self.commit.waiting);
+        let waiters = std::mem::take(&mut self.commit.waiting);
         let pages = self.commit.copy_dirty_pages(&self.layout, &self.bitmap);
-        self.commit.phase = Phase::SyncingData { pages, tokens };
+        self.commit.phase = Phase::SyncingData { pages, waiters };
         self.stats.commits += 1;
-        let op = self.new_op(Part::Commit);
+        let op = self.new_op(Part::CommitSync);
         self.push(Action::Sync { op });
     }
 
@@ -136,59 +158,102 @@ impl Engine {
         }
         let finished = match std::mem::take(&mut self.commit.phase) {
             Phase::Idle => unreachable!("a commit step completes only while a commit is under way"),
-            Phase::SyncingData { pages, tokens } => self.data_is_durable(pages, tokens),
-            Phase::WritingBitmap { pending, tokens } => self.bitmap_write_done(pending, tokens),
-            Phase::SyncingBitmap { tokens } => Some(tokens),
+            Phase::SyncingData { pages, waiters } => self.data_is_durable(pages, waiters),
+            Phase::WritingBitmap {
+                pages,
+                pending,
+                waiters,
+            } => self.bitmap_write_done(pages, pending, waiters),
+            Phase::SyncingBitmap { waiters } => Some(waiters),
         };
-        if let Some(tokens) = finished {
-            self.commit_done(tokens);
+        if let Some(waiters) = finished {
+            self.commit_done(waiters);
         }
     }
 
-    fn data_is_durable(&mut self, pages: Vec<PageRun>, tokens: Vec<Token>) -> Option<Vec<Token>> {
+    fn data_is_durable(
+        &mut self,
+        pages: Vec<PageRun>,
+        waiters: Vec<Waiter>,
+    ) -> Option<Vec<Waiter>> {
         // With no new bits the sync was all there is to do. After a failed sync the data may be lost, so
         // the bits that point to it must not reach the disk.
         if pages.is_empty() || self.commit.failed.is_some() {
-            return Some(tokens);
+            return Some(waiters);
         }
         let pending = pages.len();
-        self.commit.phase = Phase::WritingBitmap { pending, tokens };
-        for PageRun { offset, bytes } in pages {
-            let op = self.new_op(Part::Commit);
-            self.push(Action::WriteBitmap { op, offset, bytes });
+        self.commit.phase = Phase::WritingBitmap {
+            pages,
+            pending,
+            waiters,
+        };
+        for run in 0..pending {
+            self.start_io(Part::BitmapWrite { run });
         }
         None
     }
 
-    fn bitmap_write_done(&mut self, pending: usize, tokens: Vec<Token>) -> Option<Vec<Token>> {
+    /// The action that writes a run of copied pages.
+    pub(super) fn write_of_bitmap(&self, op: OpId, run: usize) -> Action {
+        let Phase::WritingBitmap { pages, .. } = &self.commit.phase else {
+            unreachable!("the bitmap is written only in its phase of a commit")
+        };
+        let PageRun { offset, bytes } = &pages[run];
+        Action::WriteBitmap {
+            op,
+            offset: *offset,
+            bytes: bytes.clone(),
+        }
+    }
+
+    fn bitmap_write_done(
+        &mut self,
+        pages: Vec<PageRun>,
+        pending: usize,
+        waiters: Vec<Waiter>,
+    ) -> Option<Vec<Waiter>> {
         if pending > 1 {
-            let pending = pending - 1;
-            self.commit.phase = Phase::WritingBitmap { pending, tokens };
+            self.commit.phase = Phase::WritingBitmap {
+                pages,
+                pending: pending - 1,
+                waiters,
+            };
             return None;
         }
         if self.commit.failed.is_some() {
-            return Some(tokens);
+            return Some(waiters);
         }
-        self.commit.phase = Phase::SyncingBitmap { tokens };
-        let op = self.new_op(Part::Commit);
+        self.commit.phase = Phase::SyncingBitmap { waiters };
+        let op = self.new_op(Part::CommitSync);
         self.push(Action::Sync { op });
         None
     }
 
-    fn commit_done(&mut self, tokens: Vec<Token>) {
+    fn commit_done(&mut self, waiters: Vec<Waiter>) {
         let result = self.commit.failed.map_or(Ok(()), Err);
-        for token in tokens {
-            self.finish(token, result);
+        for waiter in waiters {
+            self.committed(waiter, result);
         }
         if let Some(errno) = self.commit.failed {
-            for token in std::mem::take(&mut self.commit.waiting) {
-                self.finish(token, Err(errno));
+            for waiter in std::mem::take(&mut self.commit.waiting) {
+                self.committed(waiter, Err(errno));
             }
         }
-        if !self.commit.waiting.is_empty() {
-            self.start_commit();
-        } else {
+        // Who was told may have started the next one already.
+        if !self.commit.is_idle() {
+            return;
+        }
+        if self.commit.waiting.is_empty() {
             self.close_after_commit();
+        } else {
+            self.start_commit();
+        }
+    }
+
+    fn committed(&mut self, waiter: Waiter, result: Result<(), Errno>) {
+        match waiter {
+            Waiter::Flush(token) => self.finish(token, result),
+            Waiter::Barrier => self.barrier_step(result),
         }
     }
 }

@@ -1,4 +1,4 @@
-//! Opening and closing: what the header says about an image in use.
+//! Opening, growing and closing: what the header says about an image in use.
 //!
 //! Before the first write the header says *in use* and by whom, with a new generation; it says *clean*,
 //! with the checksum of the bitmap, only after everything was committed. Each write of the header goes to
@@ -8,6 +8,7 @@
 use uuid::Uuid;
 
 use super::action::{Action, Errno, Token};
+use super::grow::Growing;
 use super::{Engine, Mode, Part};
 use crate::header::{Header, State};
 
@@ -23,6 +24,10 @@ pub(super) enum Lifecycle {
     Opening(HeaderWrite),
     /// Requests are served.
     Open,
+    /// Requests are served; the file is being made longer.
+    Growing(Growing),
+    /// Requests are served; the header with the new size is being written.
+    Resizing(HeaderWrite),
     /// No new requests; a last commit is under way.
     Committing { token: Token },
     /// The header is being written.
@@ -36,7 +41,6 @@ pub(super) enum Lifecycle {
 pub(super) struct HeaderWrite {
     token: Token,
     header: Box<Header>,
-    written: bool,
 }
 
 /// A later generation. By how much is random, as the owner is: were it always one, then an image that was restored from
@@ -49,7 +53,7 @@ fn next_generation(generation: u64, owner: Uuid) -> u64 {
 impl Lifecycle {
     pub(super) fn admit(&self) -> Result<(), Errno> {
         match self {
-            Self::Open => Ok(()),
+            Self::Open | Self::Growing(_) | Self::Resizing(_) => Ok(()),
             _ => Err(ESHUTDOWN),
         }
     }
@@ -84,7 +88,8 @@ impl Engine {
     /// If requests are under way, or the image is not open: the caller drains first.
     pub fn close(&mut self, token: Token) {
         assert_eq!(self.lifecycle, Lifecycle::Open, "an open image is closed");
-        assert!(self.jobs.is_empty(), "requests are drained before closing");
+        let drained = self.jobs.is_empty() && !self.barriers.is_active();
+        assert!(drained, "requests are drained before closing");
         if self.mode == Mode::ReadOnly {
             self.lifecycle = Lifecycle::Closed;
             self.finish(token, Ok(()));
@@ -114,7 +119,7 @@ impl Engine {
         }
     }
 
-    fn next_header(&self, state: State) -> Header {
+    pub(super) fn next_header(&self, state: State) -> Header {
         Header {
             sequence: self.header.sequence + 1,
             state,
@@ -122,7 +127,7 @@ impl Engine {
         }
     }
 
-    fn write_header(&mut self, token: Token, header: Header) -> HeaderWrite {
+    pub(super) fn write_header(&mut self, token: Token, header: Header) -> HeaderWrite {
         let op = self.new_op(Part::Header);
         self.push(Action::WriteHeader {
             op,
@@ -132,32 +137,39 @@ impl Engine {
         HeaderWrite {
             token,
             header: Box::new(header),
-            written: false,
         }
     }
 
-    /// The header was written, or synced.
-    pub(super) fn header_step(&mut self, result: Result<(), Errno>) {
-        let (mut step, next) = match std::mem::replace(&mut self.lifecycle, Lifecycle::Closed) {
-            Lifecycle::Opening(step) => (step, Lifecycle::Open),
-            Lifecycle::Closing(step) => (step, Lifecycle::Closed),
-            other => unreachable!("no header is being written in {other:?}"),
-        };
+    pub(super) fn header_written(&mut self, result: Result<(), Errno>) {
         if result.is_err() {
-            self.finish(step.token, result);
-        } else if step.written {
+            return self.header_synced(result);
+        }
+        let op = self.new_op(Part::HeaderSync);
+        self.push(Action::Sync { op });
+    }
+
+    /// The header is durable, or could not be made so.
+    pub(super) fn header_synced(&mut self, result: Result<(), Errno>) {
+        // An image that could not be opened or closed is not used any more; one that could not be grown stays open.
+        // Its other slot may hold the new header or not; the next header is written there again.
+        let (step, after, after_failure) =
+            match std::mem::replace(&mut self.lifecycle, Lifecycle::Closed) {
+                Lifecycle::Opening(step) => (step, Lifecycle::Open, Lifecycle::Closed),
+                Lifecycle::Resizing(step) => (step, Lifecycle::Open, Lifecycle::Open),
+                Lifecycle::Closing(step) => (step, Lifecycle::Closed, Lifecycle::Closed),
+                other => unreachable!("no header is being written in {other:?}"),
+            };
+        if result.is_err() {
+            self.lifecycle = after_failure;
+        } else {
+            let layout = step.header.layout;
             self.header = *step.header;
             self.slot = self.slot.other();
-            self.lifecycle = next;
-            self.finish(step.token, Ok(()));
-        } else {
-            step.written = true;
-            let op = self.new_op(Part::Header);
-            self.push(Action::Sync { op });
-            self.lifecycle = match next {
-                Lifecycle::Open => Lifecycle::Opening(step),
-                _ => Lifecycle::Closing(step),
-            };
+            self.lifecycle = after;
+            if layout != self.layout {
+                self.grown(layout);
+            }
         }
+        self.finish(step.token, result);
     }
 }

@@ -5,10 +5,14 @@
 //! engine needs no locks. The order of writes and syncs is argued in docs/engine.md and beside the code.
 
 mod action;
+mod barrier;
 mod claims;
 mod commit;
+mod grow;
 mod lifecycle;
+mod plan;
 mod read;
+mod stall;
 mod write;
 
 #[cfg(test)]
@@ -23,6 +27,7 @@ pub use self::action::{Action, BounceId, Errno, Memory, OpId, Request, Token};
 pub use self::read::Extent;
 pub use crate::parents::Source;
 
+use self::barrier::Barriers;
 use self::claims::Claims;
 use self::commit::Commit;
 use self::lifecycle::Lifecycle;
@@ -46,6 +51,35 @@ pub enum Mode {
     },
 }
 
+/// What is done when the host has run out of space.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum OnNoSpace {
+    /// The write fails with `ENOSPC`.
+    #[default]
+    Report,
+    /// The write waits, see [`Engine::stalled`].
+    Pause,
+}
+
+/// How an image is driven.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Options {
+    /// To what offsets and lengths in the image's own file are aligned, in bytes: a power of two from 512 to 4096.
+    /// Requests that are not are read and merged into larger units.
+    pub io_alignment: u32,
+    /// What is done when the host has run out of space.
+    pub on_no_space: OnNoSpace,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            io_alignment: 512,
+            on_no_space: OnNoSpace::default(),
+        }
+    }
+}
+
 /// Counters since the image was opened.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Stats {
@@ -55,20 +89,27 @@ pub struct Stats {
     pub allocated: u64,
     /// Commits started.
     pub commits: u64,
+    /// Writes that had to wait for space on the host; each time that one had to counts.
+    pub stalls: u64,
 }
 
 /// The engine of one open image.
 pub struct Engine {
     mode: Mode,
+    options: Options,
     header: Header,
     slot: Slot,
     layout: Layout,
-    allocated_at_open: u64,
     bitmap: Bitmap,
     parents: Parents,
+    /// How many bytes of the parent show through.
+    parent_limit: u64,
     lifecycle: Lifecycle,
     claims: Claims,
+    barriers: Barriers,
     commit: Commit,
+    /// Parts that wait for space on the host.
+    stalled: Vec<OpId>,
     jobs: Slab<Job>,
     parts: Slab<Part>,
     actions: VecDeque<Action>,
@@ -82,33 +123,62 @@ enum Job {
     Write(WriteJob),
 }
 
-/// What an action that is under way belongs to.
+/// What an action that is under way belongs to. Those that may have to be repeated say all that it takes.
 #[derive(Clone, Copy, Debug)]
 enum Part {
     Read { job: usize },
-    WriteDirect { job: usize },
-    CopyUpRead { job: usize, index: usize },
-    CopyUpWrite { job: usize, index: usize },
-    Commit,
+    WriteData { job: usize, range: DiskRange },
+    ZeroData { job: usize, range: DiskRange },
+    MergeRead { job: usize, index: usize },
+    MergeWrite { job: usize, index: usize },
+    BitmapWrite { run: usize },
+    CommitSync,
     Header,
+    HeaderSync,
+    Length,
+    LengthSync,
+}
+
+/// A request that has been found valid.
+enum Admitted {
+    Plain(Request),
+    WriteWithZeros(DiskRange, Box<[DiskRange]>),
 }
 
 impl Engine {
     /// The engine of an image whose current header was found in `slot`, with its bitmap loaded.
     ///
     /// Before the first request, call [`Engine::open`] and perform what it asks for.
-    pub fn new(header: Header, slot: Slot, bitmap: Bitmap, parents: Parents, mode: Mode) -> Self {
+    ///
+    /// # Panics
+    /// If the alignment in the options is not one that they allow.
+    pub fn new(
+        header: Header,
+        slot: Slot,
+        bitmap: Bitmap,
+        parents: Parents,
+        mode: Mode,
+        options: Options,
+    ) -> Self {
+        let alignment = options.io_alignment;
+        assert!(
+            alignment.is_power_of_two() && (512..=4096).contains(&alignment),
+            "an alignment of {alignment} bytes is not supported"
+        );
         Self {
             mode,
+            options,
             layout: header.layout,
+            parent_limit: header.parent_limit.unwrap_or(u64::MAX),
             header,
             slot,
-            allocated_at_open: bitmap.count_set(),
             bitmap,
             parents,
             lifecycle: Lifecycle::default(),
             claims: Claims::default(),
+            barriers: Barriers::default(),
             commit: Commit::default(),
+            stalled: Vec::new(),
             jobs: Slab::new(),
             parts: Slab::new(),
             actions: VecDeque::new(),
@@ -119,17 +189,31 @@ impl Engine {
 
     /// Takes a request. It ends in exactly one [`Action::Finish`] with its token.
     ///
-    /// A range that is not whole sectors within the disk finishes with `EINVAL`, a write to a read-only
+    /// A range that is not whole sectors within the disk finishes with `EINVAL`, a change of a read-only
     /// image with `EROFS`.
     pub fn submit(&mut self, token: Token, request: Request) {
-        if let Err(errno) = self.admit(request) {
-            self.finish(token, Err(errno));
-            return;
+        match self.admit(request) {
+            Ok(()) => self.start_or_hold(token, Admitted::Plain(request)),
+            Err(errno) => self.finish(token, Err(errno)),
         }
-        match request {
-            Request::Read(range) => self.read(token, range),
-            Request::Write(range) => self.write(token, range),
-            Request::Flush => self.flush(token),
+    }
+
+    /// Takes a write, of which the caller has found some blocks to be all zeros: these become holes. `zeros` has
+    /// ranges of whole blocks within `range`, in order; the last may end with the disk. What lies there in the
+    /// request's buffer is not looked at again.
+    ///
+    /// # Panics
+    /// If `zeros` is not like that.
+    pub fn submit_write(&mut self, token: Token, range: DiskRange, zeros: &[DiskRange]) {
+        if zeros.is_empty() {
+            return self.submit(token, Request::Write(range));
+        }
+        match self.admit(Request::Write(range)) {
+            Ok(()) => {
+                self.assert_whole_blocks(range, zeros);
+                self.start_or_hold(token, Admitted::WriteWithZeros(range, zeros.into()));
+            }
+            Err(errno) => self.finish(token, Err(errno)),
         }
     }
 
@@ -138,13 +222,52 @@ impl Engine {
     /// # Panics
     /// If `op` is not under way: an action was completed twice or invented.
     pub fn complete(&mut self, op: OpId, result: Result<(), Errno>) {
+        if self.stalls(op, result) {
+            self.stall(op);
+        } else {
+            self.completed(op, result);
+        }
+    }
+
+    fn completed(&mut self, op: OpId, result: Result<(), Errno>) {
         match self.parts.remove(op.0) {
             Part::Read { job } => self.read_done(job, result),
-            Part::WriteDirect { job } => self.write_part_done(job, result),
-            Part::CopyUpRead { job, index } => self.copy_up_read_done(job, index, result),
-            Part::CopyUpWrite { job, index } => self.copy_up_write_done(job, index, result),
-            Part::Commit => self.commit_step(result),
-            Part::Header => self.header_step(result),
+            Part::WriteData { job, .. } | Part::ZeroData { job, .. } => {
+                self.piece_done(job, result);
+            }
+            Part::MergeRead { job, index } => self.merge_read_done(job, index, result),
+            Part::MergeWrite { job, index } => self.merge_write_done(job, index, result),
+            Part::BitmapWrite { .. } | Part::CommitSync => self.commit_step(result),
+            Part::Header => self.header_written(result),
+            Part::HeaderSync => {
+                self.commit.note_sync(result);
+                self.header_synced(result);
+            }
+            Part::Length => self.length_set(result),
+            Part::LengthSync => {
+                self.commit.note_sync(result);
+                self.length_synced(result);
+            }
+        }
+    }
+
+    fn start_or_hold(&mut self, token: Token, request: Admitted) {
+        if self.barriers.is_active() {
+            self.barriers.hold(token, request);
+        } else {
+            self.start(token, request);
+        }
+    }
+
+    fn start(&mut self, token: Token, request: Admitted) {
+        match request {
+            Admitted::Plain(Request::Read(range)) => self.read(token, range),
+            Admitted::Plain(Request::Write(range)) => self.write(token, range, &[]),
+            Admitted::WriteWithZeros(range, zeros) => self.write(token, range, &zeros),
+            Admitted::Plain(Request::Barrier(range)) => self.barrier(token, range),
+            Admitted::Plain(Request::Discard(range)) => self.discard(token, range),
+            Admitted::Plain(Request::WriteZeroes(range)) => self.write_zeroes(token, range),
+            Admitted::Plain(Request::Flush) => self.flush(token),
         }
     }
 
@@ -155,7 +278,10 @@ impl Engine {
 
     /// Whether nothing is under way: no request, no commit, no action.
     pub fn is_idle(&self) -> bool {
-        self.jobs.is_empty() && self.parts.is_empty() && self.actions.is_empty()
+        self.jobs.is_empty()
+            && self.parts.is_empty()
+            && self.actions.is_empty()
+            && !self.barriers.is_active()
     }
 
     /// Whether blocks were allocated that no commit covers yet.
@@ -180,7 +306,7 @@ impl Engine {
 
     /// How many blocks are allocated now. Counted along, so asking costs nothing.
     pub fn allocated_blocks(&self) -> u64 {
-        self.allocated_at_open + self.stats.allocated
+        self.bitmap.count_set()
     }
 
     /// Counters since the image was opened.
@@ -189,17 +315,41 @@ impl Engine {
     }
 
     fn admit(&self, request: Request) -> Result<(), Errno> {
-        match request {
-            Request::Read(range) => self.check_range(range),
-            Request::Write(range) => {
-                if self.mode == Mode::ReadOnly {
-                    return Err(Errno::EROFS);
-                }
-                self.check_range(range)
+        let changed = match request {
+            Request::Flush => None,
+            Request::Read(range) => {
+                self.check_range(range)?;
+                None
             }
-            Request::Flush => Ok(()),
-        }?;
+            Request::Barrier(range) if range.len == 0 => None,
+            Request::Write(range)
+            | Request::Barrier(range)
+            | Request::Discard(range)
+            | Request::WriteZeroes(range) => Some(range),
+        };
+        if let Some(range) = changed {
+            if self.mode == Mode::ReadOnly {
+                return Err(Errno::EROFS);
+            }
+            self.check_range(range)?;
+        }
         self.lifecycle.admit()
+    }
+
+    fn assert_whole_blocks(&self, range: DiskRange, zeros: &[DiskRange]) {
+        let block = self.layout.block_size().bytes();
+        let mut at = range.start.0;
+        for zero in zeros {
+            let ends_well =
+                zero.end().is_multiple_of(block) || zero.end() == self.layout.virtual_size();
+            let is_whole = zero.start.0.is_multiple_of(block) && ends_well;
+            assert!(
+                is_whole && zero.start.0 >= at && zero.len > 0,
+                "{zero:?} in {range:?}"
+            );
+            at = zero.end();
+        }
+        assert!(at <= range.end(), "zeros reach beyond {range:?}");
     }
 
     fn check_range(&self, range: DiskRange) -> Result<(), Errno> {

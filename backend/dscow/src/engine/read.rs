@@ -1,13 +1,16 @@
 //! Reads: split by who holds the bytes, one action for each run.
 
-use super::action::{Action, Errno, Memory, Token};
+use smallvec::SmallVec;
+
+use super::action::{Action, BounceId, Errno, Memory, Token};
 use super::{Engine, Job, Part};
 use crate::parents::{LayerIndex, Run, Source, allocation_run};
-use crate::units::{DiskOffset, DiskRange};
+use crate::units::{DiskOffset, DiskRange, FileOffset};
 
 /// A read under way.
 pub(super) struct ReadJob {
     token: Token,
+    bounced: SmallVec<[Bounced; 1]>,
     /// Actions not completed yet.
     pending: usize,
     /// The first failure.
@@ -23,9 +26,18 @@ pub struct Extent {
     pub source: Source,
 }
 
+/// A run that is not aligned as the image's file wants it: more of it is read, and what was asked for copied out.
+#[derive(Clone, Copy)]
+struct Bounced {
+    bounce: BounceId,
+    from: Memory,
+    to: Memory,
+    len: u64,
+}
+
 impl Engine {
-    /// Who holds the bytes from `at` on, as far as one layer does, and not past `end`. A write under way does not count
-    /// until it is finished.
+    /// Who holds the bytes from `at` on, and how many of them, not past `end`; what follows may be held by the same. A
+    /// write under way does not count until it is finished.
     ///
     /// # Panics
     /// If `at` is not before `end`, or `end` past the end of the disk.
@@ -41,15 +53,15 @@ impl Engine {
     pub(super) fn read(&mut self, token: Token, range: DiskRange) {
         let job = self.jobs.insert(Job::Read(ReadJob {
             token,
+            bounced: SmallVec::new(),
             pending: 0,
             result: Ok(()),
         }));
-        let pending = self.read_runs(range, Memory::Request { token, offset: 0 }, |_| {
-            Part::Read { job }
-        });
+        let memory = Memory::Request { token, offset: 0 };
+        let pending = self.read_runs(range, memory, |_| Part::Read { job });
         self.read_job(job).pending = pending;
         if pending == 0 {
-            self.finish_read(job);
+            self.end_read(job);
         }
     }
 
@@ -58,14 +70,26 @@ impl Engine {
         read.result = read.result.and(result);
         read.pending -= 1;
         if read.pending == 0 {
-            self.finish_read(job);
+            self.end_read(job);
         }
     }
 
-    fn finish_read(&mut self, job: usize) {
-        if let Job::Read(read) = self.jobs.remove(job) {
-            self.finish(read.token, read.result);
+    fn end_read(&mut self, job: usize) {
+        let Job::Read(read) = self.jobs.remove(job) else {
+            unreachable!("a read's parts name its job")
+        };
+        for Bounced {
+            bounce,
+            from,
+            to,
+            len,
+        } in read.bounced
+        {
+            self.push(Action::Copy { from, to, len });
+            self.push(Action::FreeBounce { bounce });
         }
+        self.finish(read.token, read.result);
+        self.job_ended();
     }
 
     /// Emits the actions that bring the bytes of `range` to `memory`; returns how many have to complete.
@@ -84,15 +108,13 @@ impl Engine {
             match run.source {
                 Source::Zero => self.push(Action::FillZero { memory, len }),
                 Source::Layer(layer, offset) => {
-                    let op = self.new_op(part(pending));
+                    let part = part(pending);
                     pending += 1;
-                    self.push(Action::Read {
-                        op,
-                        layer,
-                        offset,
-                        memory,
-                        len,
-                    });
+                    if layer == LayerIndex::TOP && !self.is_aligned(offset.0 | len) {
+                        self.read_bounced(part, offset, memory, len);
+                    } else {
+                        self.read_straight(part, layer, offset, memory, len);
+                    }
                 }
             }
             at += len;
@@ -100,15 +122,61 @@ impl Engine {
         pending
     }
 
-    /// The longest run of bytes from `at`, not past `end`, that come from one place.
+    fn read_straight(
+        &mut self,
+        part: Part,
+        layer: LayerIndex,
+        offset: FileOffset,
+        memory: Memory,
+        len: u64,
+    ) {
+        let op = self.new_op(part);
+        self.push(Action::Read {
+            op,
+            layer,
+            offset,
+            memory,
+            len,
+        });
+    }
+
+    /// Reads more of the image's file than asked for, as it wants to be read, into a buffer of its own.
+    fn read_bounced(&mut self, part: Part, offset: FileOffset, memory: Memory, len: u64) {
+        let Part::Read { job } = part else {
+            unreachable!("copy-ups read from parents only")
+        };
+        let alignment = u64::from(self.options.io_alignment);
+        let before = offset.0 % alignment;
+        let whole = (before + len).next_multiple_of(alignment);
+        let bounce = self.new_bounce();
+        let at = |offset| Memory::Bounce { bounce, offset };
+        self.push(Action::AllocBounce { bounce, len: whole });
+        self.read_job(job).bounced.push(Bounced {
+            bounce,
+            from: at(before),
+            to: memory,
+            len,
+        });
+        let offset = FileOffset(offset.0 - before);
+        self.read_straight(part, LayerIndex::TOP, offset, at(0), whole);
+    }
+
+    /// A run of bytes from `at`, not past `end`, that come from one place. What follows may come from there too.
     fn run_at(&self, at: u64, end: u64) -> Run {
         let (allocated, until) = allocation_run(&self.layout, &self.bitmap, at, end);
         if allocated {
             let position = self.layout.data_position(DiskOffset(at));
-            Run::from_layer(LayerIndex::TOP, position, until - at)
-        } else {
-            self.parents.run_at(at, until)
+            return Run::from_layer(LayerIndex::TOP, position, until - at);
         }
+        if at >= self.parent_limit {
+            return Run::zero(until - at);
+        }
+        self.parents.run_at(at, until.min(self.parent_limit))
+    }
+
+    /// Whether a position or length, or several or-ed together, is aligned as the image's file wants it.
+    fn is_aligned(&self, bits: u64) -> bool {
+        bits.is_multiple_of(self.options.io_alignment.into())
     }
 }
 

@@ -1,258 +1,322 @@
-//! Writes, and the copy-up of blocks that are written in part for the first time.
+//! Changes of the disk: writes, zeros and discards, from the claim to the bit.
 //!
-//! A write goes to its identity position in one piece, except for at most two blocks at its ends that
-//! are not allocated and not written whole: each of those is read from the parents into a bounce buffer,
-//! overlaid with the guest's sectors, and written whole.
-//!
-//! Bits are set when *all* the data of the request is written, never before: a read that came in between
-//! would see a hole instead of the parent's data.
+//! Bits are set when *all* of a change is carried out, never before: a read that came in between would see a hole
+//! instead of the parent's data. How a change is carried out is decided in [`super::plan`].
 
 use smallvec::SmallVec;
 
-use super::action::{Action, BounceId, Errno, Memory, Token};
+use super::action::{Action, BounceId, Errno, Memory, OpId, Token};
 use super::claims::BlockRun;
+use super::plan::{Piece, Plan, Planner};
 use super::{Engine, Job, Part};
 use crate::bitmap::PageIndex;
-use crate::units::{BlockIndex, DiskOffset, DiskRange};
+use crate::parents::LayerIndex;
+use crate::units::{DiskOffset, DiskRange};
 
-/// A write under way, or waiting for another one.
+/// A larger range of zeros is carried out in windows of this many bytes, one after the other, so that no request takes
+/// the engine for long.
+const ZERO_WINDOW: u64 = 1 << 30;
+
+/// A change under way, or waiting for another one.
 pub(super) struct WriteJob {
     token: Token,
+    content: Content,
+    /// What is being changed now.
     range: DiskRange,
-    /// Runs of blocks that this write allocates.
-    claimed: SmallVec<[BlockRun; 2]>,
-    copy_ups: SmallVec<[CopyUp; 2]>,
-    /// Direct writes and copy-ups that are not done yet.
+    /// The end of the request; beyond that of `range` if it is carried out in windows.
+    end: u64,
+    claims: SmallVec<[BlockRun; 2]>,
+    merges: SmallVec<[Merge; 2]>,
+    /// Pieces that are not done yet.
     pending: usize,
     /// The first failure.
     result: Result<(), Errno>,
 }
 
-/// One block on its way from the parents to the image.
-struct CopyUp {
-    block: BlockIndex,
+/// What a change puts on the disk.
+enum Content {
+    /// The request's buffer, in which these whole blocks are known to be zeros.
+    Buffer { zeros: Box<[DiskRange]> },
+    /// Zeros.
+    Zeros,
+}
+
+/// A unit on its way through a bounce buffer: read, overlaid, written whole.
+struct Merge {
+    unit: DiskRange,
     bounce: BounceId,
     reads_pending: usize,
     result: Result<(), Errno>,
 }
 
 impl Engine {
-    pub(super) fn write(&mut self, token: Token, range: DiskRange) {
+    pub(super) fn write(&mut self, token: Token, range: DiskRange, zeros: &[DiskRange]) {
+        let zeros = zeros.into();
+        self.change(token, Content::Buffer { zeros }, range);
+    }
+
+    pub(super) fn write_zeroes(&mut self, token: Token, range: DiskRange) {
+        self.change(token, Content::Zeros, range);
+    }
+
+    /// Whole blocks become zeros; what a discard covers of the blocks at its ends is left as it is.
+    pub(super) fn discard(&mut self, token: Token, range: DiskRange) {
+        let block = self.layout.block_size().bytes();
+        let start = range.start.0.next_multiple_of(block);
+        let end = match range.end() {
+            end if end == self.layout.virtual_size() => end,
+            end => end - end % block,
+        };
+        if start < end {
+            self.write_zeroes(token, DiskRange::new(start, end - start));
+        } else {
+            self.finish(token, Ok(()));
+        }
+    }
+
+    fn change(&mut self, token: Token, content: Content, range: DiskRange) {
+        let window = match content {
+            Content::Buffer { .. } => range,
+            Content::Zeros => window_at(range.start.0, range.end()),
+        };
         let job = self.jobs.insert(Job::Write(WriteJob {
             token,
-            range,
-            claimed: SmallVec::new(),
-            copy_ups: SmallVec::new(),
+            content,
+            range: window,
+            end: range.end(),
+            claims: SmallVec::new(),
+            merges: SmallVec::new(),
             pending: 0,
             result: Ok(()),
         }));
-        self.try_write(job);
+        self.try_change(job);
     }
 
-    /// Starts the write, or leaves it waiting for a claim on one of its blocks.
-    fn try_write(&mut self, job: usize) {
-        let range = self.write_job(job).range;
-        let (first, end) = self.layout.blocks_touched(range.start.0, range.end());
-        if self.bitmap.all_set(first, end) {
-            self.write_direct(job, range);
-            return;
-        }
-        let unallocated = self.unallocated_runs((first, end));
-        // All or nothing: a write that held some of its blocks while it waits for others could wait for
-        // a write that waits for it.
-        for run in &unallocated {
+    /// Starts the change, or leaves it waiting for a claim on one of its blocks.
+    fn try_change(&mut self, job: usize) {
+        let Plan { pieces, claims } = loop {
+            let plan = self.plan(job);
+            if !plan.pieces.is_empty() {
+                break plan;
+            }
+            if !self.next_window(job) {
+                self.end_change(job);
+                return self.job_ended();
+            }
+        };
+        // All or nothing: a change that held some of its blocks while it waits for others could wait for one that
+        // waits for it.
+        for run in &claims {
             if self.claims.wait_if_claimed(*run, job) {
                 return;
             }
         }
-        for run in &unallocated {
+        for run in &claims {
             self.claims.claim(*run);
         }
-        self.write_job(job).claimed = unallocated;
-        self.start_claimed_write(job, range, (first, end));
-    }
-
-    fn start_claimed_write(&mut self, job: usize, range: DiskRange, (first, end): BlockRun) {
-        let block_size = self.layout.block_size();
-        let last = BlockIndex(end.0 - 1);
-        let mut direct_start = range.start.0;
-        let mut direct_end = range.end();
-        if self.needs_copy_up(first, range) {
-            self.start_copy_up(job, first);
-            direct_start = block_size.start_of(BlockIndex(first.0 + 1)).0;
-        }
-        if last != first && self.needs_copy_up(last, range) {
-            self.start_copy_up(job, last);
-            direct_end = block_size.start_of(last).0;
-        }
-        if direct_start < direct_end {
-            self.write_direct(job, DiskRange::new(direct_start, direct_end - direct_start));
-        }
-    }
-
-    /// Whether `block` is not allocated and `range` does not cover all of it.
-    ///
-    /// The last block of a disk that ends inside it is never covered, so its rest past the end of the
-    /// disk is written with zeros and shows nothing stale when the disk grows.
-    fn needs_copy_up(&self, block: BlockIndex, range: DiskRange) -> bool {
-        let block_size = self.layout.block_size();
-        let start = block_size.start_of(block).0;
-        let covered = range.start.0 <= start && start + block_size.bytes() <= range.end();
-        !covered && !self.bitmap.is_set(block)
-    }
-
-    fn unallocated_runs(&self, (first, end): BlockRun) -> SmallVec<[BlockRun; 2]> {
-        let mut runs = SmallVec::new();
-        let mut at = first;
-        while let Some(start) = self.bitmap.find(false, at, end) {
-            let stop = self.bitmap.find(true, start, end).unwrap_or(end);
-            runs.push((start, stop));
-            at = stop;
-        }
-        runs
-    }
-
-    /// Writes `range`, a part of the request's range, from the request's buffer to its identity position.
-    fn write_direct(&mut self, job: usize, range: DiskRange) {
         let write = self.write_job(job);
-        write.pending += 1;
-        let memory = write.memory_at(range.start);
-        let op = self.new_op(Part::WriteDirect { job });
-        self.push(Action::WriteData {
-            op,
-            offset: self.layout.data_position(range.start),
-            memory,
-            len: range.len,
-        });
+        write.claims = claims;
+        write.pending = pieces.len();
+        for piece in pieces {
+            match piece {
+                Piece::Merge(unit) => self.start_merge(job, unit),
+                Piece::Data(range) => self.start_io(Part::WriteData { job, range }),
+                Piece::Zero(range) => self.start_io(Part::ZeroData { job, range }),
+            }
+        }
     }
 
-    fn start_copy_up(&mut self, job: usize, block: BlockIndex) {
-        self.stats.copy_ups += 1;
+    /// Goes on to the next window of the change; tells whether there is one.
+    fn next_window(&mut self, job: usize) -> bool {
+        let write = self.write_job(job);
+        if write.range.end() == write.end {
+            return false;
+        }
+        write.range = window_at(write.range.end(), write.end);
+        write.merges.clear();
+        true
+    }
+
+    fn end_change(&mut self, job: usize) {
+        let Job::Write(write) = self.jobs.remove(job) else {
+            unreachable!("a change's parts name its job")
+        };
+        self.change_done(write.token, write.result);
+    }
+
+    fn plan(&self, job: usize) -> Plan {
+        let Job::Write(write) = &self.jobs[job] else {
+            unreachable!("a change's parts name its job")
+        };
+        let planner = Planner {
+            layout: &self.layout,
+            bitmap: &self.bitmap,
+            parents: &self.parents,
+            io_alignment: self.options.io_alignment.into(),
+        };
+        match &write.content {
+            Content::Buffer { zeros } => planner.write(write.range, zeros),
+            Content::Zeros => planner.zeros(write.range),
+        }
+    }
+
+    fn start_merge(&mut self, job: usize, unit: DiskRange) {
         let bounce = self.new_bounce();
         let write = self.write_job(job);
-        let index = write.copy_ups.len();
-        write.pending += 1;
-        write.copy_ups.push(CopyUp {
-            block,
+        let index = write.merges.len();
+        write.merges.push(Merge {
+            unit,
             bounce,
             reads_pending: 0,
             result: Ok(()),
         });
-        let block_size = self.layout.block_size();
-        let start = block_size.start_of(block).0;
-        let on_disk = block_size.bytes().min(self.layout.virtual_size() - start);
+        let len = unit.len;
+        self.push(Action::AllocBounce { bounce, len });
         let memory = Memory::Bounce { bounce, offset: 0 };
-        self.push(Action::AllocBounce {
-            bounce,
-            len: block_size.bytes(),
-        });
-        if on_disk < block_size.bytes() {
-            self.push(Action::FillZero {
-                memory: memory.advanced(on_disk),
-                len: block_size.bytes() - on_disk,
+        let reads = if self
+            .bitmap
+            .is_set(self.layout.block_size().block_of(unit.start))
+        {
+            let op = self.new_op(Part::MergeRead { job, index });
+            self.push(Action::Read {
+                op,
+                layer: LayerIndex::TOP,
+                offset: self.layout.data_position(unit.start),
+                memory,
+                len,
             });
-        }
-        let reads = self.read_runs(DiskRange::new(start, on_disk), memory, |_| {
-            Part::CopyUpRead { job, index }
-        });
-        self.write_job(job).copy_ups[index].reads_pending = reads;
+            1
+        } else {
+            self.start_copy_up(job, index, memory)
+        };
+        self.write_job(job).merges[index].reads_pending = reads;
         if reads == 0 {
-            self.copy_up_filled(job, index);
+            self.merge_filled(job, index);
         }
     }
 
-    pub(super) fn copy_up_read_done(
-        &mut self,
-        job: usize,
-        index: usize,
-        result: Result<(), Errno>,
-    ) {
-        let copy_up = &mut self.write_job(job).copy_ups[index];
-        copy_up.result = copy_up.result.and(result);
-        copy_up.reads_pending -= 1;
-        if copy_up.reads_pending == 0 {
-            self.copy_up_filled(job, index);
+    /// Emits the reads of a block from the parents; returns how many have to complete.
+    fn start_copy_up(&mut self, job: usize, index: usize, memory: Memory) -> usize {
+        self.stats.copy_ups += 1;
+        let DiskRange { start, len } = self.write_job(job).merges[index].unit;
+        let on_disk = len.min(self.layout.virtual_size() - start.0);
+        if on_disk < len {
+            let memory = memory.advanced(on_disk);
+            let len = len - on_disk;
+            self.push(Action::FillZero { memory, len });
+        }
+        self.read_runs(DiskRange::new(start.0, on_disk), memory, |_| {
+            Part::MergeRead { job, index }
+        })
+    }
+
+    pub(super) fn merge_read_done(&mut self, job: usize, index: usize, result: Result<(), Errno>) {
+        let merge = &mut self.write_job(job).merges[index];
+        merge.result = merge.result.and(result);
+        merge.reads_pending -= 1;
+        if merge.reads_pending == 0 {
+            self.merge_filled(job, index);
         }
     }
 
-    /// The bounce buffer holds the block as the parents have it: overlay the guest's sectors and write.
-    fn copy_up_filled(&mut self, job: usize, index: usize) {
-        let block_size = self.layout.block_size();
+    /// The bounce buffer holds the unit as it was: overlay the change and write.
+    fn merge_filled(&mut self, job: usize, index: usize) {
         let write = self.write_job(job);
-        let CopyUp {
-            block,
-            bounce,
-            result,
-            ..
-        } = write.copy_ups[index];
-        if result.is_err() {
-            self.copy_up_write_done(job, index, result);
+        let merge = &write.merges[index];
+        if merge.result.is_err() {
+            let result = merge.result;
+            self.merge_write_done(job, index, result);
             return;
         }
-        let start = block_size.start_of(block).0;
-        let from = write.range.start.0.max(start);
-        let to = write.range.end().min(start + block_size.bytes());
-        let source = write.memory_at(DiskOffset(from));
-        let memory = Memory::Bounce { bounce, offset: 0 };
-        self.push(Action::Copy {
-            from: source,
-            to: memory.advanced(from - start),
-            len: to - from,
-        });
-        let op = self.new_op(Part::CopyUpWrite { job, index });
-        self.push(Action::WriteData {
-            op,
-            offset: self.layout.data_position(DiskOffset(start)),
-            memory,
-            len: block_size.bytes(),
-        });
+        let from = write.range.start.0.max(merge.unit.start.0);
+        let to = write.range.end().min(merge.unit.end());
+        let memory = Memory::Bounce {
+            bounce: merge.bounce,
+            offset: from - merge.unit.start.0,
+        };
+        let len = to - from;
+        let overlay = match write.content {
+            Content::Zeros => Action::FillZero { memory, len },
+            Content::Buffer { .. } => Action::Copy {
+                from: write.memory_at(DiskOffset(from)),
+                to: memory,
+                len,
+            },
+        };
+        self.push(overlay);
+        self.start_io(Part::MergeWrite { job, index });
     }
 
-    pub(super) fn copy_up_write_done(
-        &mut self,
-        job: usize,
-        index: usize,
-        result: Result<(), Errno>,
-    ) {
-        let bounce = self.write_job(job).copy_ups[index].bounce;
+    pub(super) fn merge_write_done(&mut self, job: usize, index: usize, result: Result<(), Errno>) {
+        let bounce = self.write_job(job).merges[index].bounce;
         self.push(Action::FreeBounce { bounce });
-        self.write_part_done(job, result);
+        self.piece_done(job, result);
     }
 
-    pub(super) fn write_part_done(&mut self, job: usize, result: Result<(), Errno>) {
+    pub(super) fn piece_done(&mut self, job: usize, result: Result<(), Errno>) {
         let write = self.write_job(job);
         write.result = write.result.and(result);
         write.pending -= 1;
         if write.pending == 0 {
-            self.finish_write(job);
+            self.window_done(job);
         }
     }
 
-    fn finish_write(&mut self, job: usize) {
-        let Job::Write(write) = self.jobs.remove(job) else {
-            unreachable!("a write's parts name its job")
-        };
-        // A failed write allocates nothing: its blocks show the parents as before.
-        if write.result.is_ok() {
-            for run in &write.claimed {
+    /// All of the present window is carried out, or failed.
+    fn window_done(&mut self, job: usize) {
+        let write = self.write_job(job);
+        let claims = std::mem::take(&mut write.claims);
+        let succeeded = write.result.is_ok();
+        // A failed change allocates nothing: its blocks show what they did before.
+        if succeeded {
+            for run in &claims {
                 self.allocate(*run);
             }
         }
-        self.finish(write.token, write.result);
-        for run in &write.claimed {
+        let goes_on = succeeded && self.next_window(job);
+        if !goes_on {
+            self.end_change(job);
+        }
+        for run in &claims {
             for waiter in self.claims.release(*run) {
-                self.try_write(waiter);
+                self.try_change(waiter);
+            }
+        }
+        if goes_on {
+            self.try_change(job);
+        }
+        self.job_ended();
+    }
+
+    fn allocate(&mut self, run: BlockRun) {
+        for (page, part) in PageIndex::split(run) {
+            let new = self.bitmap.set_run(part);
+            if new > 0 {
+                self.stats.allocated += new;
+                self.commit.mark_dirty(page);
             }
         }
     }
 
-    fn allocate(&mut self, (first, end): BlockRun) {
-        for block in (first.0..end.0).map(BlockIndex) {
-            let was_new = self.bitmap.set(block);
-            debug_assert!(was_new, "claimed blocks are not allocated");
-            self.commit.mark_dirty(PageIndex::of(block));
+    /// The action that writes a range of the request to its identity position.
+    pub(super) fn write_of(&mut self, op: OpId, job: usize, range: DiskRange) -> Action {
+        Action::WriteData {
+            op,
+            offset: self.layout.data_position(range.start),
+            memory: self.write_job(job).memory_at(range.start),
+            len: range.len,
         }
-        self.stats.allocated += end.0 - first.0;
+    }
+
+    /// The action that writes a merged unit.
+    pub(super) fn write_of_merge(&mut self, op: OpId, job: usize, index: usize) -> Action {
+        let Merge { unit, bounce, .. } = self.write_job(job).merges[index];
+        Action::WriteData {
+            op,
+            offset: self.layout.data_position(unit.start),
+            memory: Memory::Bounce { bounce, offset: 0 },
+            len: unit.len,
+        }
     }
 }
 
@@ -264,4 +328,9 @@ impl WriteJob {
             offset: at.0 - self.range.start.0,
         }
     }
+}
+
+fn window_at(start: u64, end: u64) -> DiskRange {
+    let window_end = (start / ZERO_WINDOW + 1) * ZERO_WINDOW;
+    DiskRange::new(start, end.min(window_end) - start)
 }

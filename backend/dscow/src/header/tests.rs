@@ -24,6 +24,7 @@ fn example() -> Header {
             }),
         }),
         commit_under_way: false,
+        parent_limit: Some(1 << 20),
     }
 }
 

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use uuid::Uuid;
 
-use super::super::{Action, BounceId, Engine, Errno, Memory, Mode, OpId, Request, Token};
+use super::super::{Action, BounceId, Engine, Errno, Memory, Mode, OpId, Options, Request, Token};
 use crate::bitmap::Bitmap;
 use crate::header::{self, Header, Slot, State};
 use crate::layout::{Headroom, Layout};
@@ -45,16 +45,26 @@ pub(super) fn new_header(size: u64, block_size: u64) -> Header {
         state: State::Clean { bitmap_crc: 0 },
         parent: None::<Parent>,
         commit_under_way: false,
+        parent_limit: None,
     }
 }
 
 impl Driver {
     /// A fresh image of `size` bytes over `below` (nearest first), open for writing.
     pub(super) fn new(size: u64, block_size: u64, below: Vec<Below>) -> Self {
+        Self::new_with(size, block_size, below, Options::default())
+    }
+
+    pub(super) fn new_with(
+        size: u64,
+        block_size: u64,
+        below: Vec<Below>,
+        options: Options,
+    ) -> Self {
         let header = new_header(size, block_size);
         let mut file = vec![0; usize::try_from(header.layout.file_len()).unwrap()];
         file[..4096].copy_from_slice(&header.encode()[..]);
-        let mut driver = Self::reopen(file, below);
+        let mut driver = Self::reopen_with(file, below, options);
         driver.engine.open(OPEN);
         driver.run();
         assert_eq!(driver.take_result(OPEN), Some(Ok(())));
@@ -63,6 +73,10 @@ impl Driver {
 
     /// The image that the bytes hold, not opened yet.
     pub(super) fn reopen(file: Vec<u8>, below: Vec<Below>) -> Self {
+        Self::reopen_with(file, below, Options::default())
+    }
+
+    pub(super) fn reopen_with(file: Vec<u8>, below: Vec<Below>, options: Options) -> Self {
         let slot = |at: usize| <&header::SlotBytes>::try_from(&file[at..at + 4096]).unwrap();
         let (header, slot) = header::select(slot(0), slot(4096)).unwrap();
         let bitmap = load_bitmap(&header, &file);
@@ -77,7 +91,7 @@ impl Driver {
             owner: Uuid::from_u128(2),
         };
         Self {
-            engine: Engine::new(header, slot, bitmap, Parents::new(layers), mode),
+            engine: Engine::new(header, slot, bitmap, Parents::new(layers), mode, options),
             files,
             buffers: HashMap::new(),
             bounces: HashMap::new(),
@@ -101,6 +115,35 @@ impl Driver {
         self.buffers.insert(Token(token), vec![0xee; len]);
         let range = DiskRange::new(start, len as u64);
         self.engine.submit(Token(token), Request::Read(range));
+        self.collect();
+    }
+
+    pub(super) fn submit(&mut self, token: u64, request: Request) {
+        self.engine.submit(Token(token), request);
+        self.collect();
+    }
+
+    pub(super) fn submit_barrier(&mut self, token: u64, start: u64, data: &[u8]) {
+        self.buffers.insert(Token(token), data.to_vec());
+        let range = DiskRange::new(start, data.len() as u64);
+        self.submit(token, Request::Barrier(range));
+    }
+
+    /// A write of which `zeros` (start and length) are given as zeros.
+    pub(super) fn submit_sparse_write(
+        &mut self,
+        token: u64,
+        start: u64,
+        data: &[u8],
+        zeros: &[(u64, u64)],
+    ) {
+        self.buffers.insert(Token(token), data.to_vec());
+        let range = DiskRange::new(start, data.len() as u64);
+        let zeros: Vec<_> = zeros
+            .iter()
+            .map(|(at, len)| DiskRange::new(*at, *len))
+            .collect();
+        self.engine.submit_write(Token(token), range, &zeros);
         self.collect();
     }
 
@@ -187,6 +230,19 @@ impl Driver {
                 self.write_file(slot.offset().0, &bytes[..], result);
                 op
             }
+            Action::ZeroData { op, offset, len } => {
+                assert!(offset >= self.engine.layout().data_offset());
+                self.write_file(offset.0, &vec![0; usize::try_from(len).unwrap()], result);
+                op
+            }
+            Action::SetLen { op, len } => {
+                if result.is_ok() {
+                    let file = &mut self.files[LayerIndex::TOP.0];
+                    let len = usize::try_from(len).unwrap().max(file.len());
+                    file.resize(len, 0);
+                }
+                op
+            }
             Action::Sync { op } => op,
             other => panic!("{other:?} does not wait"),
         };
@@ -254,7 +310,14 @@ impl Below {
                     let at = usize::try_from(layout.data_position(start).0).unwrap();
                     file[at..at + usize::try_from(block_size).unwrap()].fill(fill);
                 }
-                (file, ParentLayer::Dscow { layout, bitmap })
+                (
+                    file,
+                    ParentLayer::Dscow {
+                        layout,
+                        bitmap,
+                        parent_limit: u64::MAX,
+                    },
+                )
             }
         }
     }
@@ -263,8 +326,8 @@ impl Below {
 fn load_bitmap(header: &Header, file: &[u8]) -> Bitmap {
     let mut bitmap = Bitmap::empty(&header.layout);
     let at = usize::try_from(header.layout.bitmap_offset().0).unwrap();
-    let bytes = bitmap.bytes_mut();
-    bytes.copy_from_slice(&file[at..at + bytes.len()]);
+    let len = usize::try_from(header.layout.bitmap_used_len()).unwrap();
+    bitmap.load(0, &file[at..at + len]);
     bitmap
 }
 
@@ -273,6 +336,8 @@ pub(super) fn op_of(action: &Action) -> OpId {
     match action {
         Action::Read { op, .. }
         | Action::WriteData { op, .. }
+        | Action::ZeroData { op, .. }
+        | Action::SetLen { op, .. }
         | Action::WriteBitmap { op, .. }
         | Action::WriteHeader { op, .. }
         | Action::Sync { op } => *op,

@@ -1,6 +1,6 @@
 //! Opening and closing.
 
-use super::super::{Action, Engine, Errno, Mode, Request, Token};
+use super::super::{Action, Engine, Errno, Mode, Options, Request, Token};
 use super::driver::{Driver, OPEN, new_header};
 use crate::bitmap::Bitmap;
 use crate::header::{Slot, State};
@@ -105,7 +105,14 @@ fn an_image_whose_header_cannot_be_written_does_not_open() {
 fn a_read_only_image_is_never_written() {
     let header = new_header(65536, 4096);
     let bitmap = Bitmap::empty(&header.layout);
-    let mut engine = Engine::new(header, Slot::A, bitmap, Parents::default(), Mode::ReadOnly);
+    let mut engine = Engine::new(
+        header,
+        Slot::A,
+        bitmap,
+        Parents::default(),
+        Mode::ReadOnly,
+        Options::default(),
+    );
     let finish = |token: Token, result| Some(Action::Finish { token, result });
     engine.open(OPEN);
     assert_eq!(engine.next_action(), finish(OPEN, Ok(())));
