@@ -60,14 +60,17 @@ impl Segment {
     fn is_zero(self) -> bool {
         const WORD: usize = size_of::<u64>();
         let words = self.len / WORD;
+        let start = self.address.as_ptr();
         let word_at = |i: usize| {
-            // SAFETY: word `i` lies inside the segment, which the owner keeps mapped and initialised; it is read as
-            // it may be aligned, and volatile since a guest may change it meanwhile.
-            unsafe { self.address.cast::<[u8; WORD]>().add(i).read_volatile() }
+            let word = start.wrapping_add(i * WORD).cast::<[u8; WORD]>();
+            // SAFETY: word `i` lies inside the segment, which the owner keeps mapped and initialised; an array of bytes
+            // has no alignment; it is read volatile since a guest may change it meanwhile.
+            unsafe { word.read_volatile() }
         };
         let byte_at = |i: usize| {
+            let byte = start.wrapping_add(i);
             // SAFETY: byte `i` lies inside the segment, as above.
-            unsafe { self.address.add(i).read_volatile() }
+            unsafe { byte.read_volatile() }
         };
         (0..words).all(|i| u64::from_ne_bytes(word_at(i)) == 0)
             && (words * WORD..self.len).all(|i| byte_at(i) == 0)
