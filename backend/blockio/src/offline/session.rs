@@ -9,7 +9,7 @@ use dscow::units::DiskRange;
 
 use super::volume::{Kind, Volume};
 use crate::buffer::{AlignedBuf, Buffer};
-use crate::disk::{Disk, DiskNumber};
+use crate::disk::{Disk, DiskNumber, DiskOptions};
 use crate::executor::{Event, Executor, FileSlot, IoError, Op, open_executor};
 use crate::extents::{DiskExtent, DiskMap};
 use crate::file::{BlockFile, FileIdentity};
@@ -68,7 +68,13 @@ impl Session {
         let executor = self.executor.as_mut();
         let kind = match volume.kind {
             Kind::Image(engine) => {
-                let mut disk = Disk::new(member.number(), *engine, volume.files, executor);
+                let mut disk = Disk::new(
+                    member.number(),
+                    *engine,
+                    volume.files,
+                    DiskOptions::default(),
+                    executor,
+                );
                 disk.open(executor, ALONE);
                 JoinedKind::Image(Box::new(disk))
             }
@@ -153,21 +159,7 @@ impl Session {
 
     /// Starts to make a range of a disk read as zeros.
     pub(super) fn zero(&mut self, member: Member, token: Token, range: DiskRange) {
-        let executor = self.executor.as_mut();
-        match &mut self.members[member.0].kind {
-            JoinedKind::Image(disk) => {
-                let zeros = AlignedBuf::zeroed(in_memory(range.len)).into_buffer();
-                disk.submit(executor, token, Request::Write(range), zeros);
-            }
-            JoinedKind::Raw(slot) => {
-                let op = Op::ZeroRange {
-                    file: *slot,
-                    offset: range.start.0,
-                    len: range.len,
-                };
-                executor.submit(member.key(token), op);
-            }
-        }
+        self.start(member, token, Request::WriteZeroes(range), Buffer::empty());
     }
 
     fn start(&mut self, member: Member, token: Token, request: Request, buffer: Buffer) {
@@ -188,7 +180,15 @@ impl Session {
                         buffer,
                         dsync: false,
                     },
+                    Request::WriteZeroes(DiskRange { start, len }) => Op::ZeroRange {
+                        file,
+                        offset: start.0,
+                        len,
+                    },
                     Request::Flush => Op::Sync { file },
+                    Request::Barrier(_) | Request::Discard(_) => {
+                        unreachable!("a session copies, and has no use for {request:?}")
+                    }
                 };
                 executor.submit(member.key(token), op);
             }

@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use dscow::engine::Engine;
+use dscow::engine::{Engine, OnNoSpace};
 
 use crate::extents::DiskMap;
 use crate::file::{Access, BlockFile, Caching, FileIdentity};
@@ -41,7 +41,7 @@ impl Volume {
     /// The disk of an image that is open.
     pub(super) fn of_image(image: Image) -> Self {
         let size = image.header().layout.virtual_size();
-        let (engine, files) = image.into_engine();
+        let (engine, files) = image.into_engine(OnNoSpace::Report);
         Self {
             kind: Kind::Image(Box::new(engine)),
             files,
