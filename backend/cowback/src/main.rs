@@ -13,7 +13,7 @@ use clap::{Parser, Subcommand};
 /// Copy-on-write disk images for Xen guests.
 ///
 /// Exit codes: 0 done; 1 failed, with the reason on standard error; 2 wrong usage; 3 `check` found something
-/// wrong with the image.
+/// wrong with the image, or could not repair all of it.
 #[derive(Parser)]
 #[command(name = "cowback", version, max_term_width = 100)]
 struct Cli {

@@ -251,6 +251,15 @@ impl Header {
         (1..=PARENT_PATH_MAX).contains(&bytes.len()) && !bytes.contains(&0)
     }
 
+    /// Whether a slot is as it was written, understood or not. Both slots are, except after a crash during the write of
+    /// one.
+    ///
+    /// # Errors
+    /// [`HeaderError::Magic`] or [`HeaderError::Checksum`].
+    pub fn check_whole(bytes: &SlotBytes) -> Result<(), HeaderError> {
+        RawSlot::whole(bytes).map(|_| ())
+    }
+
     /// Reads a slot.
     ///
     /// # Errors

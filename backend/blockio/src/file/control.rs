@@ -163,6 +163,18 @@ impl BlockFile {
         self.write_zeros(offset, len)
     }
 
+    /// Gives the storage of a range of a file back; it reads as zeros then. The size stays.
+    ///
+    /// # Errors
+    ///
+    /// `Unsupported` if the file system cannot.
+    pub fn punch_hole(&self, offset: u64, len: u64) -> io::Result<()> {
+        let flags = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
+        Ok(retrying(|| {
+            rustix::fs::fallocate(&self.file, flags, offset, len)
+        })?)
+    }
+
     fn write_zeros(&self, offset: u64, len: u64) -> io::Result<()> {
         let end = offset.checked_add(len).ok_or(io::ErrorKind::InvalidInput)?;
         let mut at = offset;

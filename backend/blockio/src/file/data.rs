@@ -31,9 +31,13 @@ impl BlockFile {
             let mut at = extent.offset;
             while at < end {
                 let len = (PIECE_SIZE - at % PIECE_SIZE).min(end - at);
-                bytes.resize(usize::try_from(len).expect("at most a piece"), 0);
-                self.read_exact_at(&mut bytes, at)?;
-                if visit_pages(at, &bytes, &mut visit).is_break() {
+                let len_in_memory = usize::try_from(len).expect("at most a piece");
+                if bytes.len() < len_in_memory {
+                    bytes = vec![0; len_in_memory];
+                }
+                let piece = &mut bytes[..len_in_memory];
+                self.read_exact_at(piece, at)?;
+                if visit_pages(at, piece, &mut visit).is_break() {
                     return Ok(());
                 }
                 at += len;

@@ -16,10 +16,15 @@ use crate::lock;
 
 /// Opens the parents of `top`, nearest first.
 pub(super) fn open_parents(top: &Overlay) -> Result<Vec<Layer>, ImageError> {
+    open_parents_of(&top.file, &top.header)
+}
+
+/// Opens the parents of the image in `file`, nearest first.
+pub(super) fn open_parents_of(file: &BlockFile, header: &Header) -> Result<Vec<Layer>, ImageError> {
     let mut layers = Vec::new();
-    let mut seen = HashSet::from([top.file.identity()]);
-    let mut child = top.path();
-    let mut recorded_by = Recorded::of(&top.header);
+    let mut seen = HashSet::from([file.identity()]);
+    let mut child = file.path().to_owned();
+    let mut recorded_by = Recorded::of(header);
     while let Some(recorded) = recorded_by {
         if layers.len() + 1 == CHAIN_DEPTH_MAX {
             return Err(ImageError::TooDeep(recorded.parent.path().to_owned()));

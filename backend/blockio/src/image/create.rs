@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use dscow::bitmap::Bitmap;
-use dscow::header::{Header, Slot, State};
+use dscow::header::{Header, State};
 use dscow::layout::{Headroom, Layout};
 use dscow::parent::Parent;
 use dscow::units::BlockSize;
@@ -14,6 +14,7 @@ use uuid::Uuid;
 
 use super::device;
 use super::error::ImageError;
+use super::header_file::write_new_pair;
 use super::parent::identify_parent;
 use crate::file::{BlockFile, Caching, NewFile};
 
@@ -76,16 +77,16 @@ pub fn create(path: &Path, options: &CreateOptions) -> Result<Header, ImageError
     })?;
     let header = new_header(layout, parent);
     if on_device {
-        device::write_new(path, &header, headroom, options.force)?;
+        device::write_new(path, &header, headroom, options.force)
     } else {
-        write_new(path, &header)?;
+        write_new(path, &header)
     }
-    Ok(header)
 }
 
+/// A header that was not written yet.
 fn new_header(layout: Layout, parent: Option<Parent>) -> Header {
     Header {
-        sequence: 1,
+        sequence: 0,
         compatible_features: 0,
         uuid: Uuid::new_v4(),
         layout,
@@ -102,14 +103,12 @@ fn new_header(layout: Layout, parent: Option<Parent>) -> Header {
     }
 }
 
-fn write_new(path: &Path, header: &Header) -> Result<(), ImageError> {
+fn write_new(path: &Path, header: &Header) -> Result<Header, ImageError> {
     let new = NewFile::create(path, Caching::Buffered)?;
     set_len(new.file(), header.layout.file_len())?;
-    new.file()
-        .write_all_at(&header.encode()[..], Slot::A.offset().0)
-        .map_err(ImageError::io(path, "write its header"))?;
+    let header = write_new_pair(new.file(), header)?;
     new.publish()?;
-    Ok(())
+    Ok(header)
 }
 
 /// Makes a file as long as an image needs it.

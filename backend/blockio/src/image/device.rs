@@ -7,6 +7,7 @@ use dscow::header::{Header, MAGIC, Slot};
 use dscow::layout::{HEADER_SLOT_SIZE, Headroom, Layout};
 
 use super::error::{DeviceContent, ImageError};
+use super::header_file::write_pair;
 use super::open::size_of_file;
 use crate::file::{Access, BlockFile, Caching};
 use crate::lock;
@@ -21,7 +22,7 @@ pub(super) fn write_new(
     header: &Header,
     headroom: Headroom,
     force: bool,
-) -> Result<(), ImageError> {
+) -> Result<Header, ImageError> {
     let mut device = BlockFile::open(path, Access::ReadWrite, Caching::Buffered)?;
     lock::lock_exclusive(&device)?;
     device.claim_device()?;
@@ -31,12 +32,8 @@ pub(super) fn write_new(
         return Err(ImageError::NotEmpty { path, content });
     }
     clear_metadata(&device, &header.layout)?;
-    device
-        .write_all_at(&header.encode()[..], Slot::A.offset().0)
-        .map_err(ImageError::io(path, "write its header"))?;
-    device
-        .sync_data()
-        .map_err(ImageError::io(path, "sync its header"))
+    // As if slot A had been current, so that it is afterwards.
+    write_pair(&device, header, Slot::A)
 }
 
 fn check_room(device: &BlockFile, layout: &Layout, headroom: Headroom) -> Result<(), ImageError> {

@@ -7,7 +7,8 @@ use dscow::header::Header;
 
 use super::chain;
 use super::error::ImageError;
-use super::open::{check_length, read_bitmap, read_header};
+use super::header_file::read_header;
+use super::open::{check_length, read_bitmap};
 use crate::file::{Access, BlockFile, Caching};
 
 /// What an image says of itself. If somebody has it open, as of the last commit.

@@ -17,8 +17,9 @@ use uuid::Uuid;
 
 use super::chain::{Recorded, compare_dscow, compare_raw, resolve};
 use super::error::{ImageError, ParentChange};
-use super::open::{Image, ImageAccess, Overlay, read_header, size_of_file};
-use super::parent::{describe, write_next_header};
+use super::header_file::{read_header, write_pair};
+use super::open::{Image, ImageAccess, Overlay, size_of_file};
+use super::parent::describe;
 use super::siblings;
 use crate::file::{Access, BlockFile, Caching, FileKind};
 use crate::lock;
@@ -129,8 +130,8 @@ impl Merge {
     }
 
     fn write_header(&mut self, header: &Header) -> Result<(), ImageError> {
-        write_next_header(&self.file, self.slot, header)?;
-        (self.header, self.slot) = read_header(&self.file)?;
+        // Both slots are written, so the one in force is the same as before.
+        self.header = write_pair(&self.file, header, self.slot)?;
         Ok(())
     }
 }

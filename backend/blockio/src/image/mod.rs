@@ -8,6 +8,7 @@ mod check;
 mod create;
 mod device;
 mod error;
+mod header_file;
 mod inspect;
 mod merge;
 mod open;
@@ -16,7 +17,7 @@ mod siblings;
 #[cfg(test)]
 mod tests;
 
-pub use check::{CheckReport, Problem, check};
+pub use check::{CheckReport, LostBlocks, Problem, Repair, RepairReport, check, repair};
 pub use create::{CreateOptions, ParentFormat, create};
 pub use error::{DeviceContent, ImageError, ParentChange};
 pub use inspect::{Inspection, inspect};

@@ -1,19 +1,20 @@
 //! Opening an image with all its parents.
 
 use std::ops::ControlFlow;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
 use dscow::bitmap::Bitmap;
 use dscow::engine::{Engine, Mode, OnNoSpace, Options};
-use dscow::header::{self, Header, NoHeader, Slot, SlotBytes, State};
-use dscow::layout::{HEADER_SLOT_SIZE, Layout};
+use dscow::header::{Header, Slot, State};
+use dscow::layout::Layout;
 use dscow::parents::{ParentLayer, Parents};
 use uuid::Uuid;
 
 use super::chain;
 use super::error::ImageError;
+use super::header_file::Slots;
 use crate::file::{Access, BlockFile, Caching};
 use crate::lock;
 
@@ -178,20 +179,21 @@ impl Layer {
 
 impl Overlay {
     pub(super) fn open(path: &Path, access: ImageAccess) -> Result<Self, ImageError> {
-        let file = match access {
-            ImageAccess::ReadOnly => {
-                let file = BlockFile::open(path, Access::ReadOnly, Caching::Buffered)?;
-                lock::lock_shared(&file)?;
-                file
-            }
-            ImageAccess::Writable => {
-                let mut file = BlockFile::open(path, Access::ReadWrite, Caching::DIRECT)?;
-                lock::lock_exclusive_within(&file, LOCK_PATIENCE)?;
-                file.claim_device()?;
-                file
-            }
+        let caching = match access {
+            ImageAccess::ReadOnly => Caching::Buffered,
+            ImageAccess::Writable => Caching::DIRECT,
         };
-        let (header, slot) = read_header(&file)?;
+        let file = open_locked(path, access, caching)?;
+        let slots = Slots::read(&file)?;
+        let (header, slot) = slots.current(&file)?;
+        if let Err(cause) = Header::check_whole(slots.bytes(slot.other())) {
+            let path = path.display();
+            tracing::warn!(
+                "{path}: header slot {:?} is damaged ({cause}); slot {slot:?} is used, which says the same unless the \
+                 host crashed while the header was written",
+                slot.other()
+            );
+        }
         check_length(&file, &header.layout)?;
         let bitmap = load_bitmap(&file, &header)?;
         Ok(Self {
@@ -201,35 +203,27 @@ impl Overlay {
             bitmap,
         })
     }
-
-    pub(super) fn path(&self) -> PathBuf {
-        self.file.path().to_owned()
-    }
 }
 
-/// Reads the current header of an open file.
-pub(super) fn read_header(file: &BlockFile) -> Result<(Header, Slot), ImageError> {
-    let size = size_of_file(file)?;
-    if size < 2 * HEADER_SLOT_SIZE {
-        return Err(ImageError::NotAnImage(file.path().to_owned()));
-    }
-    let a = read_slot(file, Slot::A)?;
-    let b = read_slot(file, Slot::B)?;
-    header::select(&a, &b).map_err(|cause| {
-        let path = file.path().to_owned();
-        match cause {
-            NoHeader::Current { .. } => ImageError::UnusableHeader { path, cause },
-            NoHeader::NeitherWhole { .. } if cause.is_foreign() => ImageError::NotAnImage(path),
-            NoHeader::NeitherWhole { .. } => ImageError::CorruptHeader { path, cause },
+/// Opens an image's file and locks it; a device that is to be written is claimed too.
+pub(super) fn open_locked(
+    path: &Path,
+    access: ImageAccess,
+    caching: Caching,
+) -> Result<BlockFile, ImageError> {
+    match access {
+        ImageAccess::ReadOnly => {
+            let file = BlockFile::open(path, Access::ReadOnly, caching)?;
+            lock::lock_shared(&file)?;
+            Ok(file)
         }
-    })
-}
-
-fn read_slot(file: &BlockFile, slot: Slot) -> Result<Box<SlotBytes>, ImageError> {
-    let mut bytes = Box::new([0; dscow::layout::HEADER_SLOT_BYTES]);
-    file.read_exact_at(&mut bytes[..], slot.offset().0)
-        .map_err(ImageError::io(file.path(), "read its header"))?;
-    Ok(bytes)
+        ImageAccess::Writable => {
+            let mut file = BlockFile::open(path, Access::ReadWrite, caching)?;
+            lock::lock_exclusive_within(&file, LOCK_PATIENCE)?;
+            file.claim_device()?;
+            Ok(file)
+        }
+    }
 }
 
 pub(super) fn size_of_file(file: &BlockFile) -> Result<u64, ImageError> {

@@ -3,12 +3,13 @@
 use std::path::Path;
 
 use dscow::fingerprint::{Fingerprinter, samples};
-use dscow::header::{Header, Slot};
+use dscow::header::Header;
 use dscow::parent::{Modified, Parent};
 
 use super::create::ParentFormat;
 use super::error::ImageError;
-use super::open::{ImageAccess, Overlay, read_header, size_of_file};
+use super::header_file::{read_header, write_pair};
+use super::open::{ImageAccess, Overlay, size_of_file};
 use crate::file::{Access, BlockFile, Caching, FileKind};
 use crate::lock;
 
@@ -143,22 +144,6 @@ pub(crate) fn replace_parent(file: &BlockFile, parent: Option<Parent>) -> Result
         commit_under_way: false,
         ..current
     };
-    write_next_header(file, slot, &header)
-}
-
-/// Makes `header` the current one, durably, where the one in `slot` is now. Its sequence number is set.
-pub(super) fn write_next_header(
-    file: &BlockFile,
-    slot: Slot,
-    header: &Header,
-) -> Result<(), ImageError> {
-    let header = Header {
-        sequence: header.sequence + 1,
-        ..header.clone()
-    };
-    // To the slot that is not current: if this is torn, the old header holds.
-    file.write_all_at(&header.encode()[..], slot.other().offset().0)
-        .map_err(ImageError::io(file.path(), "write its header"))?;
-    file.sync_data()
-        .map_err(ImageError::io(file.path(), "sync its header"))
+    write_pair(file, &header, slot)?;
+    Ok(())
 }

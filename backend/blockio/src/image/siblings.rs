@@ -5,7 +5,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use super::chain::resolve;
-use super::open::read_header;
+use super::header_file::read_header;
 use crate::file::{Access, BlockFile, Caching, FileIdentity};
 
 /// Looks in the folders of `parent` and of `overlay` for an image other than `overlay` whose parent is `parent`. What

@@ -150,6 +150,7 @@ fn a_base_may_be_shared() {
 fn corrupt_headers_and_truncated_files_do_not_open() {
     let fixture = Fixture::new();
     fixture.patch("vm.cow", 64, &[1]);
+    fixture.patch("vm.cow", 4096 + 64, &[1]);
     let message = fixture.open_error("vm.cow");
     assert!(
         message.starts_with("DIR/vm.cow: has a corrupt header (header slot A: header checksum")
@@ -318,7 +319,7 @@ fn a_bitmap_is_read_from_its_extents() {
     let path = fixture.path("big.cow");
     let header = create(&path, &options).unwrap();
     let in_use = dscow::header::Header {
-        sequence: 2,
+        sequence: header.sequence + 1,
         state: dscow::header::State::InUse {
             owner: uuid::Uuid::nil(),
         },

@@ -8,7 +8,7 @@ use dscow::engine::{OpId, Request, Token};
 use dscow::units::DiskRange;
 
 use super::volume::{Kind, Volume};
-use crate::buffer::{AlignedBuf, Buffer};
+use crate::buffer::Buffer;
 use crate::disk::{Disk, DiskNumber, DiskOptions};
 use crate::executor::{Event, Executor, FileSlot, IoError, Op, open_executor};
 use crate::extents::{DiskExtent, DiskMap};

@@ -2,56 +2,106 @@
 
 use std::path::PathBuf;
 
-use blockio::image;
-use serde_json::json;
+use blockio::image::{self, CheckReport, Problem, RepairReport};
+use serde_json::{Value, json};
 
 use super::print_json;
 use crate::error::{CommandResult, Outcome};
+use crate::size;
 
 /// Check an image: header, bitmap, length, and that its base is what it was
 ///
-/// Exits with 0 if all is well and with 3 if something is wrong. The image must not be in use.
+/// Exits with 0 if all is well, also if it is so after a repair, and with 3 if something is wrong, or is left after a
+/// repair. The image must not be in use.
 #[derive(clap::Args)]
 pub(crate) struct Args {
     /// The image
     image: PathBuf,
+    /// Repair what can be repaired without guessing. Also marks an image as closed that a crash has left in use, and
+    /// gives back the storage of writes that a crash cut off. If anything else is wrong with the image itself, nothing is
+    /// changed
+    #[arg(long)]
+    repair: bool,
     /// Print the result as JSON
     #[arg(long)]
     json: bool,
 }
 
 pub(crate) fn run(args: &Args) -> CommandResult {
-    let report = image::check(&args.image)?;
-    let problems: Vec<String> = report.problems.iter().map(ToString::to_string).collect();
+    let report = if args.repair {
+        image::repair(&args.image)?
+    } else {
+        RepairReport {
+            found: Vec::new(),
+            repaired: Vec::new(),
+            now: image::check(&args.image)?,
+        }
+    };
     if args.json {
-        print_json(&json!({
-            "image": args.image,
-            "clean": problems.is_empty(),
-            "problems": problems,
-            "closed_cleanly": report.closed_cleanly,
-            "allocated_blocks": report.allocated_blocks,
-            "block_count": report.block_count,
-        }))?;
-    } else if problems.is_empty() {
-        let closed = if report.closed_cleanly {
+        print_json(&as_json(args, &report))?;
+    } else {
+        print_text(args, &report);
+    }
+    Ok(if report.now.problems.is_empty() {
+        Outcome::Done
+    } else {
+        Outcome::ProblemsFound
+    })
+}
+
+fn as_json(args: &Args, report: &RepairReport) -> Value {
+    let now = &report.now;
+    let texts = |problems: &[Problem]| problems.iter().map(ToString::to_string).collect::<Vec<_>>();
+    let mut value = json!({
+        "image": args.image,
+        "clean": now.problems.is_empty(),
+        "problems": texts(&now.problems),
+        "repairable": is_repairable(now),
+        "closed_cleanly": now.closed_cleanly,
+        "allocated_blocks": now.allocated_blocks,
+        "block_count": now.block_count,
+        "leftover_bytes": now.leftover_bytes,
+    });
+    if args.repair {
+        let repaired = report.repaired.iter().map(ToString::to_string);
+        value["repaired"] = json!(repaired.collect::<Vec<_>>());
+        value["problems_before"] = json!(texts(&report.found));
+    }
+    value
+}
+
+fn print_text(args: &Args, report: &RepairReport) {
+    let (image, now) = (args.image.display(), &report.now);
+    for problem in &report.found {
+        println!("found: {problem}");
+    }
+    for repair in &report.repaired {
+        println!("repaired: {repair}");
+    }
+    if now.problems.is_empty() {
+        let closed = if now.closed_cleanly {
             "closed cleanly"
         } else {
             "not closed cleanly, which loses nothing that was flushed"
         };
         println!(
-            "{}: clean ({} of {} blocks allocated; {closed})",
-            args.image.display(),
-            report.allocated_blocks,
-            report.block_count
+            "{image}: clean ({} of {} blocks allocated; {closed})",
+            now.allocated_blocks, now.block_count
         );
-    } else {
-        for problem in &problems {
-            println!("{problem}");
+        if now.leftover_bytes > 0 {
+            let bytes = size::display(now.leftover_bytes);
+            println!("{bytes} of writes that a crash cut off take space: --repair gives it back");
         }
+        return;
     }
-    Ok(if problems.is_empty() {
-        Outcome::Done
-    } else {
-        Outcome::ProblemsFound
-    })
+    for problem in &now.problems {
+        println!("{problem}");
+    }
+    if is_repairable(now) {
+        println!("{image}: all of this can be repaired without loss, with --repair");
+    }
+}
+
+fn is_repairable(report: &CheckReport) -> bool {
+    !report.problems.is_empty() && report.problems.iter().all(Problem::is_repairable)
 }
