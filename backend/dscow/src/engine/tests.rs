@@ -1,7 +1,12 @@
-//! Tests of the engine against a driver in memory.
+//! Tests of the engine, each with a driver in memory.
 
+mod alignment;
+mod barrier;
 mod commit;
 mod driver;
+mod grow;
 mod lifecycle;
 mod model;
 mod read_write;
+mod stall;
+mod zeros;

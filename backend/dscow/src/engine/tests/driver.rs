@@ -24,11 +24,15 @@ pub(super) struct Driver {
     /// I/O that was asked for and not done yet.
     pub(super) waiting: Vec<Action>,
     finished: HashMap<Token, Result<(), Errno>>,
+    /// The data area is not kept.
+    is_sparse: bool,
 }
 
 /// A layer below the image.
 pub(super) enum Below {
     Raw(Vec<u8>),
+    /// Of this size, and never read.
+    RawOfSize(u64),
     /// Block size, size, and the allocated blocks with the byte that fills each.
     Dscow(u64, u64, Vec<(u64, u8)>),
 }
@@ -71,6 +75,18 @@ impl Driver {
         driver
     }
 
+    /// A fresh image of `size` bytes, open for writing, whose data area is not there: nothing can be read or written.
+    pub(super) fn sparse(size: u64, block_size: u64) -> Self {
+        let header = new_header(size, block_size);
+        let mut file = vec![0; 1 << 20];
+        file[..4096].copy_from_slice(&header.encode()[..]);
+        let mut driver = Self::reopen(file, vec![Below::RawOfSize(size)]);
+        driver.is_sparse = true;
+        driver.engine.open(OPEN);
+        driver.run();
+        driver
+    }
+
     /// The image that the bytes hold, not opened yet.
     pub(super) fn reopen(file: Vec<u8>, below: Vec<Below>) -> Self {
         Self::reopen_with(file, below, Options::default())
@@ -97,6 +113,7 @@ impl Driver {
             bounces: HashMap::new(),
             waiting: Vec::new(),
             finished: HashMap::new(),
+            is_sparse: false,
         }
     }
 
@@ -196,6 +213,7 @@ impl Driver {
     /// Performs and completes the waiting action at `index`.
     pub(super) fn complete(&mut self, index: usize, result: Result<(), Errno>) {
         let action = self.waiting.remove(index);
+        self.check_alignment(&action);
         let op = match action {
             Action::Read {
                 op,
@@ -232,7 +250,9 @@ impl Driver {
             }
             Action::ZeroData { op, offset, len } => {
                 assert!(offset >= self.engine.layout().data_offset());
-                self.write_file(offset.0, &vec![0; usize::try_from(len).unwrap()], result);
+                if !self.is_sparse {
+                    self.write_file(offset.0, &vec![0; usize::try_from(len).unwrap()], result);
+                }
                 op
             }
             Action::SetLen { op, len } => {
@@ -248,6 +268,22 @@ impl Driver {
         };
         self.engine.complete(op, result);
         self.collect();
+    }
+
+    /// Whatever is done to the image's own file is aligned as it wants it.
+    fn check_alignment(&self, action: &Action) {
+        let (offset, len) = match action {
+            Action::Read {
+                layer, offset, len, ..
+            } if *layer == LayerIndex::TOP => (offset.0, *len),
+            Action::WriteData { offset, len, .. } | Action::ZeroData { offset, len, .. } => {
+                (offset.0, *len)
+            }
+            _ => return,
+        };
+        let alignment = u64::from(self.engine.options.io_alignment);
+        let aligned = offset.is_multiple_of(alignment) && len.is_multiple_of(alignment);
+        assert!(aligned, "{action:?}");
     }
 
     fn write_file(&mut self, offset: u64, bytes: &[u8], result: Result<(), Errno>) {
@@ -300,6 +336,7 @@ impl Below {
                 let size = bytes.len() as u64;
                 (bytes, ParentLayer::Raw { size })
             }
+            Self::RawOfSize(size) => (Vec::new(), ParentLayer::Raw { size }),
             Self::Dscow(block_size, size, blocks) => {
                 let layout = new_header(size, block_size).layout;
                 let mut bitmap = Bitmap::empty(&layout);

@@ -7,14 +7,33 @@
 
 use proptest::prelude::*;
 
-use super::super::Token;
+use super::super::{Options, Request, Token};
 use super::driver::{Below, Driver, OPEN};
+use crate::units::DiskRange;
 
 const SECTOR: u64 = 512;
 
 #[derive(Clone, Debug)]
 enum Step {
     Write {
+        sector: u64,
+        sectors: u64,
+    },
+    Barrier {
+        sector: u64,
+        sectors: u64,
+    },
+    /// A write in which the whole blocks of these thirds of it are zeros and known to be.
+    SparseWrite {
+        sector: u64,
+        sectors: u64,
+        thirds: [bool; 3],
+    },
+    Zeros {
+        sector: u64,
+        sectors: u64,
+    },
+    Discard {
         sector: u64,
         sectors: u64,
     },
@@ -42,6 +61,7 @@ enum BelowSpec {
 #[derive(Clone, Debug)]
 struct Case {
     shift: u32,
+    io_alignment: u32,
     sectors: u64,
     below: Vec<BelowSpec>,
     steps: Vec<Step>,
@@ -52,6 +72,8 @@ struct Write {
     stamp: u64,
     sector: u64,
     sectors: u64,
+    /// It puts zeros there.
+    zero: bool,
     begin: usize,
     end: Option<usize>,
 }
@@ -70,7 +92,12 @@ impl Model {
         let below = || case.below.iter().enumerate().map(build_below).collect();
         let initial = initial_content(case);
         Self {
-            disk: Driver::new(case.sectors * SECTOR, 1 << case.shift, below()),
+            disk: Driver::new_with(
+                case.sectors * SECTOR,
+                1 << case.shift,
+                below(),
+                options(case),
+            ),
             initial,
             writes: Vec::new(),
             reads: Vec::new(),
@@ -86,14 +113,29 @@ impl Model {
         match *step {
             Step::Write { sector, sectors } => {
                 let data = stamped(token, sector, sectors);
-                self.writes.push(Write {
-                    stamp: token,
-                    sector,
-                    sectors,
-                    begin: self.now,
-                    end: None,
-                });
+                self.note(token, sector, sectors, false);
                 self.disk.submit_write(token, sector * SECTOR, &data);
+            }
+            Step::Barrier { sector, sectors } => {
+                let data = stamped(token, sector, sectors);
+                self.note(token, sector, sectors, false);
+                self.disk.submit_barrier(token, sector * SECTOR, &data);
+            }
+            Step::SparseWrite {
+                sector,
+                sectors,
+                thirds,
+            } => self.sparse_write(token, sector, sectors, thirds),
+            Step::Zeros { sector, sectors } => {
+                self.note(token, sector, sectors, true);
+                let range = DiskRange::new(sector * SECTOR, sectors * SECTOR);
+                self.disk.submit(token, Request::WriteZeroes(range));
+            }
+            Step::Discard { sector, sectors } => {
+                let (first, end) = self.whole_blocks(sector, sector + sectors);
+                self.note(token, first, end.saturating_sub(first), true);
+                let range = DiskRange::new(sector * SECTOR, sectors * SECTOR);
+                self.disk.submit(token, Request::Discard(range));
             }
             Step::Read { sector, sectors } => {
                 self.reads.push((token, sector, sectors, self.now));
@@ -111,11 +153,66 @@ impl Model {
         self.settle();
     }
 
+    fn note(&mut self, stamp: u64, sector: u64, sectors: u64, zero: bool) {
+        self.writes.push(Write {
+            stamp,
+            sector,
+            sectors,
+            zero,
+            begin: self.now,
+            end: None,
+        });
+    }
+
+    /// The sectors of the whole blocks in `first..end`; none if the start is not before the end.
+    fn whole_blocks(&self, first: u64, end: u64) -> (u64, u64) {
+        let layout = self.disk.engine.layout();
+        let block = layout.block_size().bytes() / SECTOR;
+        let end = match end {
+            end if end * SECTOR == layout.virtual_size() => end,
+            end => end - end % block,
+        };
+        (first.next_multiple_of(block), end)
+    }
+
+    fn sparse_write(&mut self, token: u64, sector: u64, sectors: u64, thirds: [bool; 3]) {
+        let mut data = stamped(token, sector, sectors);
+        let mut zeros = Vec::new();
+        let mut at = sector;
+        for (i, zero) in (1..).zip(thirds) {
+            let to = sector + sectors * i / 3;
+            let (first, end) = self.whole_blocks(at, to);
+            if zero && first < end {
+                let byte = |s: u64| usize::try_from((s - sector) * SECTOR).unwrap();
+                data[byte(first)..byte(end)].fill(0);
+                zeros.push((first, end));
+            }
+            at = to;
+        }
+        let mut at = sector;
+        for (first, end) in &zeros {
+            self.note(token, at, first - at, false);
+            self.note(token, *first, end - first, true);
+            at = *end;
+        }
+        self.note(token, at, sector + sectors - at, false);
+        let zeros: Vec<_> = zeros
+            .iter()
+            .map(|(first, end)| (first * SECTOR, (end - first) * SECTOR))
+            .collect();
+        self.disk
+            .submit_sparse_write(token, sector * SECTOR, &data, &zeros);
+    }
+
     /// Notes which requests finished in this step, and checks the reads among them.
     fn settle(&mut self) {
-        for write in self.writes.iter_mut().filter(|w| w.end.is_none()) {
-            if self.disk.take_result(Token(write.stamp)).is_some() {
-                write.end = Some(self.now);
+        let waiting = self.writes.iter().filter(|w| w.end.is_none());
+        let stamps: std::collections::BTreeSet<u64> = waiting.map(|w| w.stamp).collect();
+        for stamp in stamps {
+            if let Some(result) = self.disk.take_result(Token(stamp)) {
+                assert_eq!(result, Ok(()));
+                let parts = self.writes.iter_mut().filter(|w| w.stamp == stamp);
+                parts.for_each(|part| part.end = Some(self.now));
             }
         }
         let mut reads = std::mem::take(&mut self.reads);
@@ -162,7 +259,10 @@ impl Model {
         }
         for write in &touching {
             if !write.end.is_some_and(superseded) {
-                allowed.push(stamped(write.stamp, sector, 1));
+                allowed.push(match write.zero {
+                    true => vec![0; 512],
+                    false => stamped(write.stamp, sector, 1),
+                });
             }
         }
         allowed
@@ -184,10 +284,18 @@ impl Model {
         self.disk.engine.close(Token(0));
         self.disk.run();
         let below = case.below.iter().enumerate().map(build_below).collect();
-        let mut reopened = Driver::reopen(self.disk.files.swap_remove(0), below);
+        let file = self.disk.files.swap_remove(0);
+        let mut reopened = Driver::reopen_with(file, below, options(case));
         reopened.engine.open(OPEN);
         reopened.run();
         assert_eq!(reopened.read(0, len), content);
+    }
+}
+
+fn options(case: &Case) -> Options {
+    Options {
+        io_alignment: case.io_alignment,
+        ..Options::default()
     }
 }
 
@@ -275,6 +383,12 @@ fn case_strategy() -> impl Strategy<Value = Case> {
             .prop_flat_map(move |sector| (Just(sector), 1..=(sectors - sector).min(40)));
         let step = prop_oneof![
             4 => range.clone().prop_map(|(sector, sectors)| Step::Write { sector, sectors }),
+            1 => range.clone().prop_map(|(sector, sectors)| Step::Barrier { sector, sectors }),
+            1 => (range.clone(), any::<[bool; 3]>()).prop_map(|((sector, sectors), thirds)| {
+                Step::SparseWrite { sector, sectors, thirds }
+            }),
+            1 => range.clone().prop_map(|(sector, sectors)| Step::Zeros { sector, sectors }),
+            1 => range.clone().prop_map(|(sector, sectors)| Step::Discard { sector, sectors }),
             2 => range.prop_map(|(sector, sectors)| Step::Read { sector, sectors }),
             1 => Just(Step::Flush),
             6 => any::<usize>().prop_map(Step::Complete),
@@ -282,9 +396,11 @@ fn case_strategy() -> impl Strategy<Value = Case> {
         (
             proptest::collection::vec(below_strategy(), 0..4),
             proptest::collection::vec(step, 0..80),
+            prop_oneof![Just(512), Just(4096)],
         )
-            .prop_map(move |(below, steps)| Case {
+            .prop_map(move |(below, steps, io_alignment)| Case {
                 shift,
+                io_alignment,
                 sectors,
                 below,
                 steps,

@@ -1,0 +1,120 @@
+//! Growing an open disk.
+
+use super::super::{Action, Errno, Token};
+use super::driver::{Below, Driver, OPEN};
+
+const GROW: Token = Token(77);
+const DATA: usize = 1 << 20;
+
+fn kind(disk: &Driver) -> &'static str {
+    match &disk.waiting[..] {
+        [Action::SetLen { .. }] => "length",
+        [Action::Sync { .. }] => "sync",
+        [Action::WriteHeader { .. }] => "header",
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn the_file_is_longer_for_good_before_the_header_says_so() {
+    let mut disk = Driver::new(64 << 10, 4096, vec![]);
+    disk.engine.grow(GROW, 128 << 10);
+    disk.collect();
+    for step in ["length", "sync", "header", "sync"] {
+        assert_eq!(kind(&disk), step);
+        assert_eq!(disk.engine.layout().virtual_size(), 64 << 10);
+        disk.submit_read(1, 96 << 10, 512);
+        assert_eq!(disk.take_result(Token(1)), Some(Err(Errno::EINVAL)));
+        disk.complete(0, Ok(()));
+    }
+    assert_eq!(disk.take_result(GROW), Some(Ok(())));
+    assert_eq!(disk.files[0].len(), DATA + (128 << 10));
+    assert_eq!(disk.read(96 << 10, 4096), [0; 4096]);
+    disk.write(2, 96 << 10, &[5; 512]);
+    disk.engine.close(Token(3));
+    disk.run();
+    let mut reopened = Driver::reopen(disk.files.swap_remove(0), vec![]);
+    reopened.engine.open(OPEN);
+    reopened.run();
+    assert_eq!(reopened.read(96 << 10, 512), [5; 512]);
+}
+
+#[test]
+fn what_is_new_hides_a_larger_parent_also_after_reopening() {
+    let raw = || vec![Below::Raw(vec![1; 64 << 10])];
+    let mut disk = Driver::new(16 << 10, 4096, raw());
+    for size in [32 << 10, 48 << 10] {
+        disk.engine.grow(GROW, size);
+        disk.run();
+        assert_eq!(disk.take_result(GROW), Some(Ok(())));
+    }
+    let mut expected = vec![1; 48 << 10];
+    expected[16 << 10..].fill(0);
+    assert_eq!(disk.read(0, 48 << 10), expected);
+    disk.write(1, 20 << 10, &[7; 512]);
+    expected[20 << 10..(20 << 10) + 512].fill(7);
+    assert_eq!(disk.read(0, 48 << 10), expected);
+    disk.engine.close(Token(3));
+    disk.run();
+    let mut reopened = Driver::reopen(disk.files.swap_remove(0), raw());
+    reopened.engine.open(OPEN);
+    reopened.run();
+    assert_eq!(reopened.read(0, 48 << 10), expected);
+}
+
+#[test]
+fn a_disk_that_ended_inside_a_block_shows_zeros_behind_its_old_end() {
+    let mut disk = Driver::new(4096 + 512, 4096, vec![Below::Raw(vec![1; 16384])]);
+    disk.write(1, 4096, &[5; 512]);
+    disk.engine.grow(GROW, 16384);
+    disk.run();
+    let mut expected = vec![1; 4096];
+    expected.extend([5; 512]);
+    expected.resize(16384, 0);
+    assert_eq!(disk.read(0, 16384), expected);
+}
+
+#[test]
+fn impossible_sizes_are_refused() {
+    let mut disk = Driver::new(64 << 10, 4096, vec![]);
+    // A bitmap page has room for 128 MiB.
+    for (size, errno) in [
+        (32 << 10, Errno::EINVAL),
+        (64 << 20 | 1, Errno::EFBIG),
+        ((128 << 20) + 4096, Errno::EFBIG),
+    ] {
+        disk.engine.grow(GROW, size);
+        disk.collect();
+        assert_eq!(disk.take_result(GROW), Some(Err(errno)), "{size}");
+    }
+    disk.engine.grow(Token(1), 128 << 10);
+    disk.engine.grow(Token(2), 256 << 10);
+    disk.collect();
+    assert_eq!(disk.take_result(Token(2)), Some(Err(Errno::EBUSY)));
+}
+
+#[test]
+fn a_disk_that_could_not_grow_goes_on_as_it_was() {
+    for failing_step in 0..4 {
+        let mut disk = Driver::new(64 << 10, 4096, vec![]);
+        disk.engine.grow(GROW, 128 << 10);
+        disk.collect();
+        for _ in 0..failing_step {
+            disk.complete(0, Ok(()));
+        }
+        disk.complete(0, Err(Errno::EIO));
+        assert_eq!(disk.take_result(GROW), Some(Err(Errno::EIO)));
+        assert_eq!(disk.engine.layout().virtual_size(), 64 << 10);
+        disk.write(1, 0, &[1; 4096]);
+        // A failed sync is told once: whoever flushes later must hear of it too.
+        let is_sync = failing_step % 2 == 1;
+        disk.submit_flush(2);
+        disk.run();
+        let expected = if is_sync { Err(Errno::EIO) } else { Ok(()) };
+        assert_eq!(
+            disk.take_result(Token(2)),
+            Some(expected),
+            "step {failing_step}"
+        );
+    }
+}
