@@ -19,6 +19,9 @@ pub(crate) enum CommandError {
     /// The output could not be made.
     #[error("cannot write the output: {0}")]
     Output(#[from] serde_json::Error),
+    /// The output could not be written.
+    #[error("cannot write the output: {0}")]
+    Print(#[source] std::io::Error),
 }
 
 /// How a command that did its work ends.
@@ -27,6 +30,8 @@ pub(crate) enum Outcome {
     Done,
     /// The check found something wrong.
     ProblemsFound,
+    /// The disks differ, and the caller wants to know by the exit code.
+    Different,
 }
 
 impl From<Outcome> for ExitCode {
@@ -34,6 +39,7 @@ impl From<Outcome> for ExitCode {
         match outcome {
             Outcome::Done => Self::SUCCESS,
             Outcome::ProblemsFound => Self::from(3),
+            Outcome::Different => Self::from(4),
         }
     }
 }

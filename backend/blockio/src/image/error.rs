@@ -188,6 +188,9 @@ pub enum ImageError {
         /// Its size in bytes.
         size: u64,
     },
+    /// Whoever asked for the work does not want the rest of it.
+    #[error("stopped")]
+    Stopped,
     /// An operation of an executor failed.
     #[error(transparent)]
     Operation(#[from] IoError),

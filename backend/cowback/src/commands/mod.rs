@@ -1,10 +1,13 @@
 //! One module for each command.
 
 pub(crate) mod check;
+pub(crate) mod commit;
 pub(crate) mod create;
+pub(crate) mod diff;
 pub(crate) mod hotplug;
 pub(crate) mod info;
 pub(crate) mod list;
+pub(crate) mod map;
 pub(crate) mod rebase;
 
 /// What a base is, on the command line.

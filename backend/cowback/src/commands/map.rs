@@ -1,0 +1,163 @@
+//! `cowback map`
+
+use std::path::{Path, PathBuf};
+
+use blockio::extents::{DiskExtent, DiskExtents};
+use blockio::image::ImageError;
+use blockio::offline::Volume;
+use dscow::units::DiskRange;
+use serde_json::{Value, json};
+
+use super::BaseFormat;
+use crate::error::{CommandError, CommandResult, Outcome};
+use crate::output::{JsonList, Output};
+use crate::picture::{Cell, Holder, Picture, Style, columns_of_stdout};
+use crate::size;
+
+/// Show which image of a chain holds what of the disk
+///
+/// Prints one line for each range: where it starts, how long it is, which image holds it (0 is the image itself, 1 its
+/// base, and so on; - if none does), and whether it is data or zeros. Ranges of zeros take no storage. Data may be zeros
+/// too; it is not read.
+///
+/// Example: cowback map --picture /images/vm1.cow
+#[derive(clap::Args)]
+pub(crate) struct Args {
+    /// The image, or a raw disk
+    image: PathBuf,
+    /// What it is
+    #[arg(long, value_enum, default_value = "detect")]
+    format: BaseFormat,
+    /// Draw the disk instead, as a grid as wide as the terminal
+    #[arg(long, conflicts_with = "json")]
+    picture: bool,
+    /// Print the ranges as JSON
+    #[arg(long)]
+    json: bool,
+}
+
+pub(crate) fn run(args: &Args) -> CommandResult {
+    let volume = Volume::open(&args.image, args.format.into())?;
+    let extents = volume.map().extents(DiskRange::new(0, volume.size()));
+    if args.json {
+        print_json(args, &volume, extents)?;
+    } else if args.picture {
+        print_picture(args, &volume, extents)?;
+    } else {
+        print_table(args, &volume, extents)?;
+    }
+    Ok(Outcome::Done)
+}
+
+fn each(
+    args: &Args,
+    extents: DiskExtents<'_>,
+    mut visit: impl FnMut(&DiskExtent) -> Result<(), CommandError>,
+) -> Result<(), CommandError> {
+    for extent in extents {
+        let extent = extent.map_err(|cause| ImageError::Io {
+            path: args.image.clone(),
+            action: "find out where it has data",
+            cause,
+        })?;
+        visit(&extent)?;
+    }
+    Ok(())
+}
+
+fn print_table(args: &Args, volume: &Volume, extents: DiskExtents<'_>) -> Result<(), CommandError> {
+    let mut output = Output::stdout();
+    let layers: Vec<&Path> = volume.layers().collect();
+    output.line(&format!(
+        "{:>16}  {:>16}  {:>5}  {:4}  FILE",
+        "START", "LENGTH", "DEPTH", "WHAT"
+    ))?;
+    each(args, extents, |extent| {
+        let depth = extent.depth();
+        output.line(&format!(
+            "{:>16}  {:>16}  {:>5}  {:4}  {}",
+            extent.range.start.0,
+            extent.range.len,
+            depth.map_or_else(|| "-".to_owned(), |depth| depth.to_string()),
+            if extent.zero { "zero" } else { "data" },
+            depth.map_or(String::from("-"), |depth| layers[depth]
+                .display()
+                .to_string()),
+        ))
+    })?;
+    output.finish()
+}
+
+fn print_json(args: &Args, volume: &Volume, extents: DiskExtents<'_>) -> Result<(), CommandError> {
+    let layers: Vec<Value> = volume
+        .layers()
+        .enumerate()
+        .map(|(depth, path)| json!({ "depth": depth, "path": path }))
+        .collect();
+    let members = json!({
+        "image": args.image,
+        "virtual_size_bytes": volume.size(),
+        "layers": layers,
+    });
+    let mut list = JsonList::begin(Output::stdout(), &members, "extents")?;
+    each(args, extents, |extent| {
+        list.item(&json!({
+            "start": extent.range.start.0,
+            "length": extent.range.len,
+            "depth": extent.depth(),
+            "zero": extent.zero,
+            "offset": extent.holder.map(|(_, offset)| offset.0),
+        }))
+    })?;
+    list.finish()
+}
+
+fn print_picture(
+    args: &Args,
+    volume: &Volume,
+    extents: DiskExtents<'_>,
+) -> Result<(), CommandError> {
+    let style = Style::for_stdout();
+    let mut picture = Picture::new(volume.size(), columns_of_stdout());
+    let (mut top, mut below) = (0, 0);
+    each(args, extents, |extent| {
+        let (start, len) = (extent.range.start.0, extent.range.len);
+        match extent.depth() {
+            Some(0) if !extent.zero => {
+                picture.add(start, len, Holder::Top);
+                top += len;
+            }
+            Some(_) if !extent.zero => {
+                picture.add(start, len, Holder::Below);
+                below += len;
+            }
+            _ => {}
+        }
+        Ok(())
+    })?;
+    let mut output = Output::stdout();
+    for row in picture.rows(style) {
+        output.line(&row)?;
+    }
+    let sample = |cell: Cell| cell.sample(style);
+    output.line(&format!(
+        "{} half or more of {}, {} less: {} in {}",
+        sample(Cell::Top),
+        size::display(picture.cell_bytes()),
+        sample(Cell::SomeTop),
+        size::display(top),
+        args.image.display(),
+    ))?;
+    output.line(&format!(
+        "{} half or more, {} less, and nothing of the above: {} in images below",
+        sample(Cell::Below),
+        sample(Cell::SomeBelow),
+        size::display(below),
+    ))?;
+    output.line(&format!(
+        "{} zeros: {}",
+        sample(Cell::Zero),
+        size::display(volume.size() - top - below)
+    ))?;
+    output.finish()
+}
