@@ -70,6 +70,11 @@ impl Merge {
         Ok((merge, Image::alone(overlay), target))
     }
 
+    /// From where on the overlay shows zeros where it holds nothing, although its parent may have something there.
+    pub(crate) fn parent_limit(&self) -> Option<u64> {
+        self.header.parent_limit
+    }
+
     /// Says in the overlay's header that the parent is being written from now on.
     pub(crate) fn begin(&mut self) -> Result<(), ImageError> {
         if self.header.commit_under_way {
@@ -92,6 +97,8 @@ impl Merge {
         // does not change, and the images above it need not know.
         self.write_header(&Header {
             parent: Some(parent),
+            // What was hidden has become zeros in the parent.
+            parent_limit: None,
             commit_under_way: false,
             state: State::InUse {
                 owner: Uuid::new_v4(),

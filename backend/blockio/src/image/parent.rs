@@ -140,6 +140,8 @@ pub(super) fn describe(
 pub(crate) fn replace_parent(file: &BlockFile, parent: Option<Parent>) -> Result<(), ImageError> {
     let (current, slot) = read_header(file)?;
     let header = Header {
+        // How much of the parent shows does not change, as long as there is one.
+        parent_limit: current.parent_limit.filter(|_| parent.is_some()),
         parent,
         commit_under_way: false,
         ..current

@@ -4,12 +4,12 @@ use std::path::Path;
 use std::sync::Arc;
 
 use dscow::parents::LayerIndex;
-use dscow::units::SECTOR_SIZE;
+use dscow::units::{DiskRange, SECTOR_SIZE};
 
 use super::Progress;
 use super::compare::Pair;
 use super::pipeline::{Put, Route};
-use super::session::Session;
+use super::session::{Member, Session};
 use super::sweep::{Choice, Sweep};
 use super::volume::Volume;
 use crate::file::{BlockFile, FileKind};
@@ -33,42 +33,47 @@ pub struct Committed {
 pub fn commit(path: &Path, progress: &mut dyn Progress) -> Result<Committed, ImageError> {
     let (mut merge, image, target) = Merge::open(path)?;
     let overlay = Volume::of_image(image);
-    let (size, target) = (overlay.size(), target_volume(target));
+    let size = overlay.size();
     check_room(&target, size)?;
     merge.begin()?;
-    let target = grow(target, size)?;
-    let target_file = Arc::clone(&target.files[0]);
     let mut session = Session::new()?;
     let from = session.join(overlay)?;
-    let to = session.join(target)?;
+    let (to, target_file) = join_target(&mut session, target, size)?;
     progress.begin("write to the base", size);
-    let sweep = Sweep {
-        route: Route {
-            from,
-            beside: None,
-            to: Some(to),
-        },
-        size,
-        unit: SECTOR_SIZE,
-        choose: &|_, pair| choose(pair),
-        look: &mut |seen| vec![Put::Data(seen.range)],
-        part_done: &mut || Ok(()),
-    };
-    let swept = sweep.run(&mut session, progress)?;
+    let shown_end = merge.parent_limit().unwrap_or(size);
+    let mut written_bytes = 0;
+    for (start, end, unheld) in [
+        (0, shown_end, Choice::Skip),
+        // What the parent has there, the overlay hides.
+        (shown_end, size, Choice::Zeros),
+    ] {
+        let sweep = Sweep {
+            route: Route {
+                from,
+                beside: None,
+                to: Some(to),
+            },
+            range: DiskRange::new(start, end - start),
+            unit: SECTOR_SIZE,
+            choose: &|_, pair| choose(pair, unheld),
+            look: &mut |seen| vec![Put::Data(seen.range)],
+            part_done: &mut || Ok(()),
+        };
+        written_bytes += sweep.run(&mut session, progress)?.written_bytes;
+    }
     session.close(to)?;
     // Not only the data: the time of modification, by which a raw file is known from here on, must survive a crash too.
     target_file
         .sync_all()
         .map_err(ImageError::io(target_file.path(), "sync it"))?;
     merge.finish()?;
-    Ok(Committed {
-        written_bytes: swept.written_bytes,
-    })
+    Ok(Committed { written_bytes })
 }
 
-fn choose(pair: &Pair) -> Choice {
+/// What becomes of a range in the parent; `unheld` if the overlay does not hold it.
+fn choose(pair: &Pair, unheld: Choice) -> Choice {
     if pair.first.depth() != Some(LayerIndex::TOP.0) {
-        Choice::Skip
+        unheld
     } else if pair.first.zero {
         Choice::Zeros
     } else {
@@ -76,34 +81,50 @@ fn choose(pair: &Pair) -> Choice {
     }
 }
 
-fn target_volume(target: Target) -> Volume {
-    match target {
-        Target::Raw(file, size) => Volume::of_raw(file, size),
-        Target::Image(image) => Volume::of_image(*image),
-    }
-}
-
-/// Only a raw file can be made larger on the way.
-fn check_room(target: &Volume, size: u64) -> Result<(), ImageError> {
-    let can_grow = !target.is_image() && target.files[0].kind() == FileKind::Regular;
-    if target.size() >= size || can_grow {
+/// A device cannot be made larger, and an image only within what its bitmap reserves.
+fn check_room(target: &Target, size: u64) -> Result<(), ImageError> {
+    let (file, found, can_grow) = match target {
+        Target::Raw(file, found) => (&**file, *found, file.kind() == FileKind::Regular),
+        Target::Image(image) => {
+            let layout = &image.header().layout;
+            let can_grow = layout.grown(size).is_ok();
+            (image.file(), layout.virtual_size(), can_grow)
+        }
+    };
+    if found >= size || can_grow {
         return Ok(());
     }
     Err(ImageError::TooSmall {
-        path: target.files[0].path().to_owned(),
-        found: target.size(),
+        path: file.path().to_owned(),
+        found,
         needed: size,
     })
 }
 
-/// Makes a raw file at least `size` bytes long. What is new reads as zeros, as it did for the overlay when it was past the
-/// end.
-fn grow(target: Volume, size: u64) -> Result<Volume, ImageError> {
-    if target.size() >= size {
-        return Ok(target);
+/// Takes the parent in, and makes it at least `size` bytes long. What is new reads as zeros, as it did for the overlay when
+/// it was past the end.
+fn join_target(
+    session: &mut Session,
+    target: Target,
+    size: u64,
+) -> Result<(Member, Arc<BlockFile>), ImageError> {
+    match target {
+        Target::Raw(file, found) => {
+            if found < size {
+                file.set_len(size)
+                    .map_err(ImageError::io(file.path(), "make it longer"))?;
+            }
+            let volume = Volume::of_raw(Arc::clone(&file), found.max(size));
+            Ok((session.join(volume)?, file))
+        }
+        Target::Image(image) => {
+            let volume = Volume::of_image(*image);
+            let (file, found) = (Arc::clone(&volume.files[0]), volume.size());
+            let member = session.join(volume)?;
+            if found < size {
+                session.grow(member, size)?;
+            }
+            Ok((member, file))
+        }
     }
-    let file: &Arc<BlockFile> = &target.files[0];
-    file.set_len(size)
-        .map_err(ImageError::io(file.path(), "make it longer"))?;
-    Ok(Volume::of_raw(Arc::clone(file), size))
 }

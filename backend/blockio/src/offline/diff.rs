@@ -69,7 +69,7 @@ pub fn diff(
             beside: Some(other),
             to: None,
         },
-        size,
+        range: DiskRange::new(0, size),
         unit: UNIT,
         choose: &|session, pair| {
             if same(session, (one, Some(other)), pair) {

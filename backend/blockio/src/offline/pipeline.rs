@@ -10,6 +10,9 @@ use crate::image::ImageError;
 /// Most bytes in one range: large enough for the speed of a disk, small enough to have several in memory.
 pub(super) const CHUNK: u64 = 1 << 20;
 
+/// Most bytes that one request makes zeros.
+const ZEROS_CHUNK: u64 = 64 << 20;
+
 /// Ranges under way at the same time.
 const DEPTH: usize = 8;
 
@@ -255,9 +258,9 @@ impl Piece {
 }
 
 fn split(piece: Piece, chunk: u64) -> impl Iterator<Item = Piece> {
-    let (range, make): (DiskRange, fn(DiskRange) -> Piece) = match piece {
-        Piece::Read(range) => (range, Piece::Read),
-        Piece::Zeros(range) => (range, Piece::Zeros),
+    let (range, chunk, make): (_, _, fn(DiskRange) -> Piece) = match piece {
+        Piece::Read(range) => (range, chunk, Piece::Read),
+        Piece::Zeros(range) => (range, ZEROS_CHUNK, Piece::Zeros),
     };
     let mut at = range.start.0;
     std::iter::from_fn(move || {

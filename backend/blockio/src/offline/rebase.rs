@@ -8,6 +8,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use dscow::parents::LayerIndex;
+use dscow::units::DiskRange;
 
 use super::Progress;
 use super::compare::same;
@@ -49,12 +50,16 @@ pub fn rebase(
         return Err(ImageError::CommitUnderWay(path.to_owned()));
     }
     let unit = image.header().layout.block_size().bytes();
+    let limit = image.header().parent_limit.unwrap_or(u64::MAX);
     let volume = Volume::of_image(image);
     // Keeps the image locked until its parent is replaced.
     let file = Arc::clone(&volume.files[0]);
     let mut session = Session::new()?;
     let overlay = session.join(volume)?;
-    let beside = new.map(|volume| session.join(volume)).transpose()?;
+    // As much as the overlay lets its parent show, which stays as it is.
+    let beside = new
+        .map(|volume| session.join(volume.limited_to(limit)))
+        .transpose()?;
     let size = session.size(overlay);
     progress.begin("compare and copy", size);
     let sweep = Sweep {
@@ -63,7 +68,7 @@ pub fn rebase(
             beside,
             to: Some(overlay),
         },
-        size,
+        range: DiskRange::new(0, size),
         // A block is held as a whole or not at all, so what is widened reaches into nothing that the overlay holds.
         unit,
         choose: &|session, pair| {

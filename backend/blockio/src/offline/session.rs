@@ -239,6 +239,17 @@ impl Session {
         self.wait_alone()
     }
 
+    /// Makes the disk of an image larger; what is new reads as zeros. Nothing else may be under way.
+    pub(super) fn grow(&mut self, member: Member, size: u64) -> Result<(), ImageError> {
+        let joined = &mut self.members[member.0];
+        if let JoinedKind::Image(disk) = &mut joined.kind {
+            disk.grow(self.executor.as_mut(), ALONE, size);
+            joined.size = size;
+            self.wait_alone()?;
+        }
+        Ok(())
+    }
+
     /// Flushes, and marks an image as closed cleanly; no request may follow.
     pub(super) fn close(&mut self, member: Member) -> Result<(), ImageError> {
         let executor = self.executor.as_mut();

@@ -37,8 +37,8 @@ pub(super) struct Swept {
 /// A sweep to make.
 pub(super) struct Sweep<'a> {
     pub(super) route: Route,
-    /// Bytes of the disk to go over, from its start.
-    pub(super) size: u64,
+    /// What to go over.
+    pub(super) range: DiskRange,
     /// What is read is widened to whole units of so many bytes.
     pub(super) unit: u64,
     /// What to do with a range, going by who holds it.
@@ -58,16 +58,13 @@ impl Sweep<'_> {
     ) -> Result<Swept, ImageError> {
         let mut swept = Swept::default();
         let mut unflushed = 0;
-        let mut at = 0;
-        while at < self.size {
-            let rest = DiskRange::new(at, self.size - at);
+        let (mut at, end) = (self.range.start.0, self.range.end());
+        while at < end {
+            let rest = DiskRange::new(at, end - at);
             let found = pairs(session, self.route.from, self.route.beside, rest, PAIRS)?;
             let pieces = self.pieces(session, &found);
             let last = pieces.last().map_or(at, |piece| piece.range().end());
-            let until = found
-                .last()
-                .map_or(self.size, |pair| pair.range.end())
-                .max(last);
+            let until = found.last().map_or(end, |pair| pair.range.end()).max(last);
             let busy: u64 = pieces.iter().map(|piece| piece.range().len).sum();
             progress.advance(until - at - busy);
             swept.read_bytes += reads(&pieces);
@@ -122,8 +119,8 @@ impl Sweep<'_> {
                     pieces.push(Piece::Zeros(DiskRange::new(start, end - start)));
                 }
                 Choice::Read => {
-                    let start = start / self.unit * self.unit;
-                    let end = end.next_multiple_of(self.unit).min(self.size);
+                    let start = (start / self.unit * self.unit).max(self.range.start.0);
+                    let end = end.next_multiple_of(self.unit).min(self.range.end());
                     match pieces.last_mut() {
                         Some(Piece::Read(last)) if start <= last.end() => {
                             last.len = end - last.start.0;

@@ -67,6 +67,15 @@ fn write(path: &Path, data: &[(u64, usize, u8)]) {
     session.close(member).unwrap();
 }
 
+/// Makes the disk of an image larger.
+fn grow(path: &Path, size: u64) {
+    let image = Image::open(path, ImageAccess::Writable).unwrap();
+    let mut session = Session::new().unwrap();
+    let member = session.join(Volume::of_image(image)).unwrap();
+    session.grow(member, size).unwrap();
+    session.close(member).unwrap();
+}
+
 /// All that a disk shows.
 fn content(path: &Path) -> Vec<u8> {
     let mut session = Session::new().unwrap();
@@ -234,6 +243,77 @@ fn a_commit_refuses_to_break_another_image() {
     create(&alone, &options).unwrap();
     let error = commit(&alone, &mut Silent).unwrap_err();
     assert_eq!(message(&error, &folder), "DIR/alone.cow: has no base");
+}
+
+/// An overlay that is smaller than its base hides the rest of it, also when it has grown.
+fn grown_over_a_larger_base(folder: &Folder, name: &str, base: &Path) -> PathBuf {
+    let top = folder.overlay(name, base, Some(MIB + 512), 4096);
+    grow(&top, 3 * MIB);
+    write(&top, &[(2 * MIB, 4096, 7)]);
+    let mut expected = vec![1; 3 << 20];
+    expected[(1 << 20) + 512..].fill(0);
+    expected[2 << 20..(2 << 20) + 4096].fill(7);
+    assert_eq!(content(&top), expected);
+    top
+}
+
+#[test]
+fn what_an_overlay_hides_of_a_raw_base_is_zeros_after_a_commit() {
+    let folder = Folder::new();
+    let base = folder.raw("base.img", 4 * MIB, &[(0, 4 << 20, 1)]);
+    let top = grown_over_a_larger_base(&folder, "top.cow", &base);
+    let before = content(&top);
+    commit(&top, &mut Silent).unwrap();
+    assert_eq!(content(&top), before);
+    let base = fs::read(&base).unwrap();
+    assert_eq!(base[..3 << 20], before);
+    assert_eq!(base[3 << 20..], [1; 1 << 20]);
+}
+
+#[test]
+fn what_an_overlay_hides_of_an_image_is_zeros_after_a_commit() {
+    let folder = Folder::new();
+    let base = folder.raw("base.img", 4 * MIB, &[(0, 4 << 20, 1)]);
+    let mid = folder.overlay("mid.cow", &base, None, 64 << 10);
+    let top = grown_over_a_larger_base(&folder, "top.cow", &mid);
+    let before = content(&top);
+    commit(&top, &mut Silent).unwrap();
+    assert_eq!(content(&top), before);
+    assert_eq!(content(&mid)[..3 << 20], before);
+    assert_eq!(content(&mid)[3 << 20..], [1; 1 << 20]);
+}
+
+#[test]
+fn a_rebase_keeps_what_is_hidden() {
+    let folder = Folder::new();
+    let base = folder.raw("base.img", 4 * MIB, &[(0, 4 << 20, 1)]);
+    let other = folder.raw(
+        "other.img",
+        4 * MIB,
+        &[(0, 1 << 20, 1), (1 << 20, 3 << 20, 2)],
+    );
+    let top = grown_over_a_larger_base(&folder, "top.cow", &base);
+    let before = content(&top);
+    let rebased = rebase(&top, Some((&other, DETECT)), &mut Silent).unwrap();
+    assert_eq!(content(&top), before);
+    // The block of which 512 bytes show.
+    assert_eq!(rebased.copied_bytes, 4096);
+    rebase(&top, None, &mut Silent).unwrap();
+    assert_eq!(content(&top), before);
+}
+
+#[test]
+fn a_base_that_is_shorter_grows_with_a_commit() {
+    let folder = Folder::new();
+    let base = folder.raw("base.img", 4 * MIB, &[(0, 4 << 20, 1)]);
+    // The one in the middle hides the end of the base; growing must not bring it back.
+    let mid = folder.overlay("mid.cow", &base, Some(2 * MIB), 4096);
+    let top = folder.overlay("top.cow", &mid, Some(5 * MIB), 4096);
+    write(&top, &[(4 * MIB, 4096, 7)]);
+    let before = content(&top);
+    commit(&top, &mut Silent).unwrap();
+    assert_eq!(content(&mid), before);
+    assert_eq!(content(&top), before);
 }
 
 #[test]

@@ -63,14 +63,17 @@ impl Volume {
         self.size
     }
 
+    /// Shows no more than the first `size` bytes.
+    pub(super) fn limited_to(self, size: u64) -> Self {
+        Self {
+            size: self.size.min(size),
+            ..self
+        }
+    }
+
     /// The paths of the layers by their depth, the image itself first.
     pub fn layers(&self) -> impl Iterator<Item = &Path> {
         self.files.iter().map(|file| file.path())
-    }
-
-    /// Whether it is a dscow image.
-    pub fn is_image(&self) -> bool {
-        matches!(self.kind, Kind::Image(_))
     }
 
     /// Which layer holds what.
