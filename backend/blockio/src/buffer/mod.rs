@@ -5,6 +5,7 @@
 //! Bytes that matter are copied out once and looked at in the copy.
 
 mod aligned;
+mod pool;
 #[cfg(test)]
 mod tests;
 
@@ -15,6 +16,7 @@ use std::rc::Rc;
 use smallvec::SmallVec;
 
 pub use aligned::{AlignedBuf, BUFFER_ALIGNMENT};
+pub use pool::BufferPool;
 
 /// Memory that the kernel may read and write while an operation is in flight.
 ///

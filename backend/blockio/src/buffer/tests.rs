@@ -5,7 +5,7 @@ use std::rc::Rc;
 
 use proptest::prelude::*;
 
-use super::{AlignedBuf, Buffer, IoMemory};
+use super::{AlignedBuf, Buffer, BufferPool, IoMemory};
 use crate::testing::Scattered;
 
 /// "abcdefghij" in segments of 3, 1, 4 and 2 bytes.
@@ -165,6 +165,42 @@ fn aligned_memory_is_zeroed_and_can_be_empty() {
 #[test]
 fn a_debug_print_shows_no_contents() {
     assert_eq!(format!("{:?}", letters()), "Buffer(10 bytes in 4 segments)");
+}
+
+#[test]
+fn a_pool_reuses_memory_of_the_same_class() {
+    let pool = BufferPool::new(1 << 20);
+    let first = pool.take(5000);
+    first.fill_zero(0, 5000);
+    first.copy_from_slice(4990, b"remembered");
+    let slice = first.slice(10, 10);
+    drop(first);
+    assert_eq!(pool.kept_bytes(), 0, "a slice still uses it");
+    drop(slice);
+    assert_eq!(pool.kept_bytes(), 8192);
+    let second = pool.take(8192);
+    assert_eq!(pool.kept_bytes(), 0);
+    assert_eq!(second.slice(4990, 10).to_vec(), b"remembered");
+    assert!(second.is_aligned_to(4096));
+}
+
+#[test]
+fn a_pool_keeps_no_more_than_its_limit() {
+    let pool = BufferPool::new(8192);
+    let taken: Vec<_> = (0..3).map(|_| pool.take(4096)).collect();
+    drop(taken);
+    assert_eq!(pool.kept_bytes(), 8192);
+    drop(pool.take((32 << 20) + 1));
+    assert_eq!(pool.kept_bytes(), 8192, "larger than any class: never kept");
+}
+
+#[test]
+fn a_buffer_outlives_its_pool() {
+    let pool = BufferPool::new(1 << 20);
+    let buffer = pool.take(4);
+    drop(pool);
+    buffer.copy_from_slice(0, b"fine");
+    assert_eq!(buffer.to_vec(), b"fine");
 }
 
 /// A layout of segments (some empty) and contents for it.
