@@ -112,6 +112,11 @@ impl Disk {
         DiskMap::of_engine(&self.engine, &self.files)
     }
 
+    /// Whether zeroing a range of the image's own file is left to the file system or the device, as far as is known.
+    pub fn zeroes_fast(&self) -> bool {
+        self.files[0].zeroes_fast()
+    }
+
     /// Opens the image; ends in a [`Finished`] with `token`.
     pub fn open(&mut self, executor: &mut dyn Executor, token: Token) {
         self.engine.open(token);

@@ -16,6 +16,21 @@ pub(crate) enum CommandError {
     /// The daemon did not answer, or refused.
     #[error(transparent)]
     Client(#[from] ClientError),
+    /// Clients cannot be listened for.
+    #[error(transparent)]
+    Listen(#[from] nbd_server::ListenError),
+    /// The export cannot be offered as asked for.
+    #[error(transparent)]
+    Export(#[from] nbd_server::ExportError),
+    /// Serving failed.
+    #[error(transparent)]
+    Serve(#[from] nbd_server::RunError),
+    /// No I/O is possible.
+    #[error("cannot set up I/O: {0}")]
+    Executor(#[source] std::io::Error),
+    /// Signals cannot be waited for.
+    #[error("cannot wait for signals: {0}")]
+    Signals(#[source] std::io::Error),
     /// The output could not be made.
     #[error("cannot write the output: {0}")]
     Output(#[from] serde_json::Error),

@@ -12,15 +12,16 @@ const RULES: &[(&str, &[&str])] = &[
     ("blockio", &["dscow"]),
     ("xenstore-glue", &[]),
     ("nbd", &[]),
+    ("nbd-server", &["blockio", "dscow", "nbd"]),
     (
         "cowbackd",
         &["blkif", "blockio", "dscow", "xengnttab", "xenstore-glue"],
     ),
-    ("cowback", &["blockio", "dscow"]),
+    ("cowback", &["blockio", "dscow", "nbd-server"]),
 ];
 
 /// Crates of the product in which no unsafe code is possible.
-const SAFE: &[&str] = &["dscow", "nbd", "xenstore-glue", "cowback"];
+const SAFE: &[&str] = &["dscow", "nbd", "nbd-server", "xenstore-glue", "cowback"];
 
 /// The files in which unsafe code is allowed where the rest of the crate has none.
 const UNSAFE_FILES: &[(&str, &[&str])] = &[

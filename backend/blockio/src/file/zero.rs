@@ -34,6 +34,11 @@ impl BlockFile {
         }
     }
 
+    /// Whether zeroing a range writes no zeros, as far as is known: it may turn out later that it does.
+    pub fn zeroes_fast(&self) -> bool {
+        self.zero_method().fallocate_mode().is_some()
+    }
+
     /// Remembers that the methods before `method` are not supported for this file.
     pub(crate) fn give_up_zero_methods_before(&self, method: ZeroMethod) {
         self.zero_methods_given_up

@@ -4,6 +4,7 @@ pub(crate) mod check;
 pub(crate) mod commit;
 pub(crate) mod create;
 pub(crate) mod diff;
+pub(crate) mod export;
 pub(crate) mod hotplug;
 pub(crate) mod info;
 pub(crate) mod list;

@@ -1,0 +1,32 @@
+//! Serves one disk to any number of NBD clients, on a worker thread that may serve other disks too.
+//!
+//! An [`Export`] has no thread of its own: whoever owns the executor hands it the events that are about it, and lets it
+//! [settle](Export::settle) after each round. [`run`] is that owner for a process with one export.
+//!
+//! ```text
+//! socket ─▶ Inbound: one recv for many requests, data of writes straight into aligned memory
+//!   ─▶ nbd::Session::decode: validated                                     (nbd)
+//!   ─▶ Disk::submit ─▶ engine ─▶ executor                                  (blockio, dscow)
+//!   ─▶ Finished ─▶ Outbound: all replies of a round in one sendmsg, data from where it was read to
+//! ```
+//!
+//! Clients are hostile. Each has a bounded number of requests and bytes in flight; one that does not read its replies
+//! is not read from, and holds up nobody else. What a client may be told and do is the business of `nbd`.
+#![forbid(unsafe_code)]
+
+mod connection;
+mod export;
+mod inbound;
+mod listen;
+mod outbound;
+mod run;
+mod service;
+mod status;
+
+pub use export::{Export, Offer, Statistics, Status};
+pub use listen::{ListenError, Socket};
+pub use nbd::ExportError;
+pub use run::{RunError, Until, run};
+
+#[cfg(test)]
+mod tests;
