@@ -52,6 +52,10 @@ pub(crate) struct Driver<'a> {
     pub(crate) engine: Engine,
     pub(crate) disk: Disk,
     pub(crate) closing: bool,
+    /// Of the image before it is opened.
+    generation: u64,
+    /// Headers written since then. Each is written to one slot and then to the other.
+    headers: u32,
     mutation: Option<Mutation>,
     buffers: FxHashMap<Token, (DiskRange, Vec<u8>)>,
     bounces: FxHashMap<BounceId, Bounce>,
@@ -71,9 +75,11 @@ impl<'a> Driver<'a> {
     ) -> Self {
         Self {
             geometry,
+            generation: engine.header().generation,
             engine,
             disk,
             closing: false,
+            headers: 0,
             mutation,
             buffers: FxHashMap::default(),
             bounces: FxHashMap::default(),
@@ -86,8 +92,10 @@ impl<'a> Driver<'a> {
 
     /// The process starts again on the same host; the cache stays, and so does what is in flight.
     pub(crate) fn restart(&mut self, engine: Engine) {
+        self.generation = engine.header().generation;
         self.engine = engine;
         self.closing = false;
+        self.headers = 0;
         self.metadata = Metadata::None;
     }
 
@@ -234,12 +242,10 @@ impl<'a> Driver<'a> {
 
     fn write_header(&mut self, pool: &mut Pool, op: OpId, slot: Slot, bytes: &SlotBytes) {
         self.metadata = Metadata::Header;
+        self.headers += 1;
         let mut header = Header::decode(bytes).expect("the engine writes good headers");
-        if self.is(Mutation::SequenceNotRaised) {
-            header.sequence -= 1;
-        }
         if self.is(Mutation::GenerationNotRaised) && !self.closing {
-            header.generation = self.engine.header().generation;
+            header.generation = self.generation;
         }
         let slot = if self.is(Mutation::HeaderInOneSlot) {
             Slot::A
@@ -259,6 +265,7 @@ impl<'a> Driver<'a> {
             Some(Mutation::NoDataSync) => of == Metadata::None,
             Some(Mutation::NoBitmapSync) => of == Metadata::Bitmap,
             Some(Mutation::NoBitmapSyncAtClose) => of == Metadata::Bitmap && self.closing,
+            Some(Mutation::NoSyncBetweenSlots) => of == Metadata::Header && self.headers % 2 == 1,
             Some(Mutation::NoOpenHeaderSync) => of == Metadata::Header && !self.closing,
             Some(Mutation::NoCloseHeaderSync) => of == Metadata::Header && self.closing,
             _ => false,

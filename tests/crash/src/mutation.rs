@@ -33,8 +33,8 @@ pub enum Mutation {
     HeaderInOneSlot,
     /// The header of an open does not raise the generation.
     GenerationNotRaised,
-    /// Headers do not raise the sequence number.
-    SequenceNotRaised,
+    /// The second slot is written while the first may still be torn.
+    NoSyncBetweenSlots,
     /// Of a block that is copied up only the guest's sectors are written.
     CopyUpWritesGuestSectorsOnly,
     /// The guest's sectors are not copied over the block that is copied up.
@@ -65,7 +65,7 @@ impl Mutation {
         Self::FlushReportedAtOnce,
         Self::HeaderInOneSlot,
         Self::GenerationNotRaised,
-        Self::SequenceNotRaised,
+        Self::NoSyncBetweenSlots,
         Self::CopyUpWritesGuestSectorsOnly,
         Self::CopyUpWithoutOverlay,
         Self::CopyUpWithoutRead,

@@ -37,7 +37,7 @@ const CAUGHT: [&str; 21] = [
     "compact whole0 flush @ 1,oldest ! FlushReportedAtOnce",
     "compact whole0 @ 1,oldest ! HeaderInOneSlot",
     "compact whole0 flush @ 1,oldest ! GenerationNotRaised",
-    "compact whole0 flush @ 1,oldest ! SequenceNotRaised",
+    "compact whole0 @ 1,oldest ! NoSyncBetweenSlots",
     "compact part0 flush @ 1,oldest ! CopyUpWritesGuestSectorsOnly",
     "compact part0 flush @ 1,oldest ! CopyUpWithoutOverlay",
     "compact part0 flush @ 1,oldest ! CopyUpWithoutRead",

@@ -24,7 +24,7 @@ impl Engine {
     ///
     /// It fails with `EINVAL` if the size is not possible or smaller than before, `EFBIG` if the bitmap has no room
     /// for it ([`Layout::grown`] says so beforehand), `EROFS` if the image is read-only, and `EBUSY` while it is
-    /// being grown or closed.
+    /// being grown or closed. If a step fails, the disk is as large as before, or, if it was the last of them, larger.
     pub fn grow(&mut self, token: Token, virtual_size: u64) {
         match self.check_growth(virtual_size) {
             Err(errno) => self.finish(token, Err(errno)),

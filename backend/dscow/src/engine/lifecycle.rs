@@ -1,9 +1,10 @@
 //! Opening, growing and closing: what the header says about an image in use.
 //!
 //! Before the first write the header says *in use* and by whom, with a new generation; it says *clean*,
-//! with the checksum of the bitmap, only after everything was committed. Each write of the header goes to
-//! the slot that is not current and is synced before anything that relies on it, so a torn write of it
-//! loses nothing.
+//! with the checksum of the bitmap, only after everything was committed. Each header is written twice. First to the slot
+//! that is not current, and synced: if that is torn, the old header holds. Then to the other slot, and synced, before
+//! anything relies on it: so later damage to one slot, whichever it is, brings no older header back. An older one may
+//! be of another generation, size or parent, or have the checksum of another bitmap.
 
 use uuid::Uuid;
 
@@ -41,6 +42,16 @@ pub(super) enum Lifecycle {
 pub(super) struct HeaderWrite {
     token: Token,
     header: Box<Header>,
+    pass: Pass,
+}
+
+/// Which of the two slots is being written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Pass {
+    /// The one that is not current: it puts the header in force.
+    First,
+    /// The one that was current until then.
+    Second,
 }
 
 /// A later generation. By how much is random, as the owner is: were it always one, then an image that was restored from
@@ -127,7 +138,12 @@ impl Engine {
         }
     }
 
+    /// Starts to write a header, to one slot and then to the other.
     pub(super) fn write_header(&mut self, token: Token, header: Header) -> HeaderWrite {
+        self.write_copy(token, header, Pass::First)
+    }
+
+    fn write_copy(&mut self, token: Token, header: Header, pass: Pass) -> HeaderWrite {
         let op = self.new_op(Part::Header);
         self.push(Action::WriteHeader {
             op,
@@ -137,6 +153,7 @@ impl Engine {
         HeaderWrite {
             token,
             header: Box::new(header),
+            pass,
         }
     }
 
@@ -152,24 +169,42 @@ impl Engine {
     pub(super) fn header_synced(&mut self, result: Result<(), Errno>) {
         // An image that could not be opened or closed is not used any more; one that could not be grown stays open.
         // Its other slot may hold the new header or not; the next header is written there again.
-        let (step, after, after_failure) =
+        type Step = fn(HeaderWrite) -> Lifecycle;
+        let (write, step, after, after_failure) =
             match std::mem::replace(&mut self.lifecycle, Lifecycle::Closed) {
-                Lifecycle::Opening(step) => (step, Lifecycle::Open, Lifecycle::Closed),
-                Lifecycle::Resizing(step) => (step, Lifecycle::Open, Lifecycle::Open),
-                Lifecycle::Closing(step) => (step, Lifecycle::Closed, Lifecycle::Closed),
+                Lifecycle::Opening(write) => {
+                    let step: Step = Lifecycle::Opening;
+                    (write, step, Lifecycle::Open, Lifecycle::Closed)
+                }
+                Lifecycle::Resizing(write) => {
+                    let step: Step = Lifecycle::Resizing;
+                    (write, step, Lifecycle::Open, Lifecycle::Open)
+                }
+                Lifecycle::Closing(write) => {
+                    let step: Step = Lifecycle::Closing;
+                    (write, step, Lifecycle::Closed, Lifecycle::Closed)
+                }
                 other => unreachable!("no header is being written in {other:?}"),
             };
         if result.is_err() {
             self.lifecycle = after_failure;
-        } else {
-            let layout = step.header.layout;
-            self.header = *step.header;
-            self.slot = self.slot.other();
-            self.lifecycle = after;
-            if layout != self.layout {
-                self.grown(layout);
-            }
+            return self.finish(write.token, result);
         }
-        self.finish(step.token, result);
+        self.header_in_force(*write.header);
+        if write.pass == Pass::Second {
+            self.lifecycle = after;
+            return self.finish(write.token, Ok(()));
+        }
+        let copy = self.next_header(self.header.state);
+        self.lifecycle = step(self.write_copy(write.token, copy, Pass::Second));
+    }
+
+    fn header_in_force(&mut self, header: Header) {
+        let layout = header.layout;
+        self.header = header;
+        self.slot = self.slot.other();
+        if layout != self.layout {
+            self.grown(layout);
+        }
     }
 }

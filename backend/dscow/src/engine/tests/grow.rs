@@ -27,6 +27,12 @@ fn the_file_is_longer_for_good_before_the_header_says_so() {
         assert_eq!(disk.take_result(Token(1)), Some(Err(Errno::EINVAL)));
         disk.complete(0, Ok(()));
     }
+    // In force; then the other slot.
+    for step in ["header", "sync"] {
+        assert_eq!(kind(&disk), step);
+        assert_eq!(disk.take_result(GROW), None);
+        disk.complete(0, Ok(()));
+    }
     assert_eq!(disk.take_result(GROW), Some(Ok(())));
     assert_eq!(disk.files[0].len(), DATA + (128 << 10));
     assert_eq!(disk.read(96 << 10, 4096), [0; 4096]);

@@ -3,18 +3,23 @@
 use super::super::{Action, Engine, Errno, Mode, Options, Request, Token};
 use super::driver::{Driver, OPEN, new_header};
 use crate::bitmap::Bitmap;
-use crate::header::{Slot, State};
+use crate::header::{Header, Slot, State};
 use crate::parents::Parents;
 use crate::units::DiskRange;
 
 const CLOSE: Token = Token(99);
 
 #[test]
-fn opening_marks_the_image_in_use_in_the_other_slot() {
+fn opening_marks_the_image_in_use_in_both_slots() {
     let disk = Driver::new(65536, 4096, vec![]);
-    assert_eq!(disk.slot(), Slot::B);
+    assert_eq!(disk.slot(), Slot::A);
     let header = disk.engine.header();
-    assert_eq!((header.sequence, header.generation), (2, 1));
+    assert_eq!((header.sequence, header.generation), (3, 1));
+    let in_b = Header {
+        sequence: 2,
+        ..header.clone()
+    };
+    assert_eq!(disk.files[0][4096..8192], in_b.encode()[..]);
     assert!(matches!(header.state, State::InUse { .. }));
     let reopened = Driver::reopen(disk.files[0].clone(), vec![]);
     assert_eq!(reopened.engine.header(), header);
@@ -43,11 +48,14 @@ fn the_clean_header_is_written_only_after_the_last_commit() {
     disk.write(1, 4096, &[5; 4096]);
     disk.engine.close(CLOSE);
     disk.collect();
-    for expected in ["sync", "bitmap", "sync", "header", "sync"] {
+    for expected in [
+        "sync", "bitmap", "sync", "header B", "sync", "header A", "sync",
+    ] {
         let kind = match &disk.waiting[..] {
             [Action::Sync { .. }] => "sync",
             [Action::WriteBitmap { .. }] => "bitmap",
-            [Action::WriteHeader { slot: Slot::A, .. }] => "header",
+            [Action::WriteHeader { slot: Slot::B, .. }] => "header B",
+            [Action::WriteHeader { slot: Slot::A, .. }] => "header A",
             other => panic!("{other:?}"),
         };
         assert_eq!(kind, expected);
@@ -87,7 +95,7 @@ fn an_image_that_cannot_be_committed_stays_in_use() {
 
 #[test]
 fn an_image_whose_header_cannot_be_written_does_not_open() {
-    for failing_step in 0..2 {
+    for failing_step in 0..4 {
         let mut disk = Driver::reopen(Driver::new(65536, 4096, vec![]).files.remove(0), vec![]);
         disk.engine.open(OPEN);
         disk.collect();
