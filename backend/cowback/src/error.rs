@@ -31,6 +31,9 @@ pub(crate) enum CommandError {
     /// Signals cannot be waited for.
     #[error("cannot wait for signals: {0}")]
     Signals(#[source] std::io::Error),
+    /// The arguments do not fit each other.
+    #[error("{0}")]
+    Usage(String),
     /// The output could not be made.
     #[error("cannot write the output: {0}")]
     Output(#[from] serde_json::Error),

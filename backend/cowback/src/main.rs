@@ -34,6 +34,7 @@ enum Command {
     Check(commands::check::Args),
     Map(commands::map::Args),
     Diff(commands::diff::Args),
+    Convert(commands::convert::Args),
     Commit(commands::commit::Args),
     Export(commands::export::Args),
     Rebase(commands::rebase::Args),
@@ -48,6 +49,7 @@ fn main() -> ExitCode {
         Command::Check(args) => commands::check::run(&args),
         Command::Map(args) => commands::map::run(&args),
         Command::Diff(args) => commands::diff::run(&args),
+        Command::Convert(args) => commands::convert::run(&args),
         Command::Commit(args) => commands::commit::run(&args),
         Command::Export(args) => commands::export::run(&args),
         Command::Rebase(args) => commands::rebase::run(&args),
@@ -59,6 +61,10 @@ fn main() -> ExitCode {
         // Who reads the output has seen enough, as `head` does.
         Err(CommandError::Print(cause)) if cause.kind() == ErrorKind::BrokenPipe => {
             ExitCode::from(1)
+        }
+        Err(error @ CommandError::Usage(_)) => {
+            eprintln!("cowback: {error}");
+            ExitCode::from(2)
         }
         Err(error) => {
             eprintln!("cowback: {error}");

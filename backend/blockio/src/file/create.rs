@@ -4,6 +4,7 @@ use std::fs::File;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use rustix::fs::{AtFlags, Mode, OFlags, RenameFlags};
@@ -53,7 +54,7 @@ pub enum CreateError {
 /// dropped instead, the temporary file is removed. A crash leaves at most the temporary file.
 #[derive(Debug)]
 pub struct NewFile {
-    file: BlockFile,
+    file: Arc<BlockFile>,
     temporary: TemporaryName,
     final_name: PathBuf,
     path: PathBuf,
@@ -83,7 +84,7 @@ impl NewFile {
             .map_err(|errno| failed(path, "making a temporary file beside it", errno))?;
         let file = BlockFile::adopt(file, path, Access::ReadWrite, caching)?;
         Ok(Self {
-            file,
+            file: Arc::new(file),
             temporary,
             final_name: final_name.into(),
             path: path.to_owned(),
@@ -91,7 +92,7 @@ impl NewFile {
     }
 
     /// The file, to be filled (and locked, if it must be locked from the start). Its path is the final one.
-    pub fn file(&self) -> &BlockFile {
+    pub fn file(&self) -> &Arc<BlockFile> {
         &self.file
     }
 
@@ -102,7 +103,7 @@ impl NewFile {
     /// [`CreateError::Exists`] if something has come to be there meanwhile. On any error before the file is in its
     /// place, the temporary file is removed. If the very last step fails, syncing the directory, the file is in its
     /// place but may be gone after a crash of the host.
-    pub fn publish(mut self) -> Result<BlockFile, CreateError> {
+    pub fn publish(mut self) -> Result<Arc<BlockFile>, CreateError> {
         // First the contents, then the name: the other way round, a crash could leave the name with no contents.
         self.file
             .sync_all()

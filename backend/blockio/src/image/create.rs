@@ -3,6 +3,7 @@
 use std::io;
 use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use dscow::bitmap::Bitmap;
@@ -15,8 +16,10 @@ use uuid::Uuid;
 use super::device;
 use super::error::ImageError;
 use super::header_file::write_new_pair;
+use super::open::{Image, ImageAccess};
 use super::parent::identify_parent;
 use crate::file::{BlockFile, Caching, NewFile};
+use crate::lock;
 
 /// What an image's base is.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -55,31 +58,70 @@ pub struct CreateOptions {
 /// never touched, and neither is a device that is in use, too small, or not empty (without
 /// [`force`](CreateOptions::force)).
 pub fn create(path: &Path, options: &CreateOptions) -> Result<Header, ImageError> {
-    // Whatever else is there is refused by the creation of the file.
-    let on_device = std::fs::metadata(path).is_ok_and(|found| found.file_type().is_block_device());
-    let parent = options
-        .base
-        .as_deref()
-        .map(|base| identify_parent(base, options.base_format))
-        .transpose()?;
-    let size = options
-        .size
-        .or(parent.as_ref().map(Parent::size))
-        .ok_or_else(|| ImageError::NoSize(path.to_owned()))?;
-    let headroom = options.headroom.unwrap_or(if on_device {
-        Headroom::Exact
-    } else {
-        Headroom::Generous
-    });
-    let layout = Layout::for_new(size, options.block_size, headroom).map_err(|cause| {
-        let path = path.to_owned();
-        ImageError::Layout { path, cause }
-    })?;
-    let header = new_header(layout, parent);
-    if on_device {
-        device::write_new(path, &header, headroom, options.force)
-    } else {
-        write_new(path, &header)
+    match Plan::new(path, options)? {
+        Plan {
+            header,
+            device: Some(headroom),
+        } => device::write_new(path, &header, headroom, options.force),
+        Plan { header, .. } => {
+            let (new, header) = begin_file(path, &header, Caching::Buffered)?;
+            new.publish()?;
+            Ok(header)
+        }
+    }
+}
+
+/// Creates an image as [`create`] does, and opens it for writing before anybody can find it: in a file, that is, which has
+/// its name only when it is published. On a device it can be found from the start.
+pub(crate) fn create_to_fill(
+    path: &Path,
+    options: &CreateOptions,
+) -> Result<(Image, Option<NewFile>), ImageError> {
+    let Plan { header, device } = Plan::new(path, options)?;
+    if let Some(headroom) = device {
+        device::write_new(path, &header, headroom, options.force)?;
+        return Ok((Image::open(path, ImageAccess::Writable)?, None));
+    }
+    let (new, header) = begin_file(path, &header, Caching::DIRECT)?;
+    lock::lock_exclusive(new.file())?;
+    let image = Image::of_new(Arc::clone(new.file()), header)?;
+    Ok((image, Some(new)))
+}
+
+/// What is to be created.
+struct Plan {
+    header: Header,
+    /// On a device, how much room its bitmap is to have.
+    device: Option<Headroom>,
+}
+
+impl Plan {
+    fn new(path: &Path, options: &CreateOptions) -> Result<Self, ImageError> {
+        // Whatever else is there is refused by the creation of the file.
+        let on_device =
+            std::fs::metadata(path).is_ok_and(|found| found.file_type().is_block_device());
+        let parent = options
+            .base
+            .as_deref()
+            .map(|base| identify_parent(base, options.base_format))
+            .transpose()?;
+        let size = options
+            .size
+            .or(parent.as_ref().map(Parent::size))
+            .ok_or_else(|| ImageError::NoSize(path.to_owned()))?;
+        let headroom = options.headroom.unwrap_or(if on_device {
+            Headroom::Exact
+        } else {
+            Headroom::Generous
+        });
+        let layout = Layout::for_new(size, options.block_size, headroom).map_err(|cause| {
+            let path = path.to_owned();
+            ImageError::Layout { path, cause }
+        })?;
+        Ok(Self {
+            header: new_header(layout, parent),
+            device: on_device.then_some(headroom),
+        })
     }
 }
 
@@ -103,12 +145,16 @@ fn new_header(layout: Layout, parent: Option<Parent>) -> Header {
     }
 }
 
-fn write_new(path: &Path, header: &Header) -> Result<Header, ImageError> {
-    let new = NewFile::create(path, Caching::Buffered)?;
+/// An image in a file that has no name yet, and its header.
+fn begin_file(
+    path: &Path,
+    header: &Header,
+    caching: Caching,
+) -> Result<(NewFile, Header), ImageError> {
+    let new = NewFile::create(path, caching)?;
     set_len(new.file(), header.layout.file_len())?;
     let header = write_new_pair(new.file(), header)?;
-    new.publish()?;
-    Ok(header)
+    Ok((new, header))
 }
 
 /// Makes a file as long as an image needs it.

@@ -27,13 +27,20 @@ pub(super) fn write_new(
     lock::lock_exclusive(&device)?;
     device.claim_device()?;
     check_room(&device, &header.layout, headroom)?;
-    if !force && let Some(content) = content(&device)? {
-        let path = path.to_owned();
-        return Err(ImageError::NotEmpty { path, content });
+    if !force {
+        refuse_content(&device)?;
     }
     clear_metadata(&device, &header.layout)?;
     // As if slot A had been current, so that it is afterwards.
     write_pair(&device, header, Slot::A)
+}
+
+/// Refuses a device that is not empty.
+pub(crate) fn refuse_content(device: &BlockFile) -> Result<(), ImageError> {
+    content(device)?.map_or(Ok(()), |content| {
+        let path = device.path().to_owned();
+        Err(ImageError::NotEmpty { path, content })
+    })
 }
 
 fn check_room(device: &BlockFile, layout: &Layout, headroom: Headroom) -> Result<(), ImageError> {

@@ -18,7 +18,9 @@ mod siblings;
 mod tests;
 
 pub use check::{CheckReport, LostBlocks, Problem, Repair, RepairReport, check, repair};
+pub(crate) use create::create_to_fill;
 pub use create::{CreateOptions, ParentFormat, create};
+pub(crate) use device::refuse_content;
 pub use error::{DeviceContent, ImageError, ParentChange};
 pub use inspect::{Inspection, inspect};
 pub(crate) use merge::{Merge, Target};

@@ -80,6 +80,19 @@ impl Image {
         Ok(Self { top, below, access })
     }
 
+    /// An image that was just created and is locked for writing, with both slots saying the same.
+    pub(super) fn of_new(file: Arc<BlockFile>, header: Header) -> Result<Self, ImageError> {
+        let top = Overlay {
+            file,
+            bitmap: Bitmap::empty(&header.layout),
+            header,
+            slot: Slot::A,
+        };
+        let below = chain::open_parents(&top)?;
+        let access = ImageAccess::Writable;
+        Ok(Self { top, below, access })
+    }
+
     /// An overlay without what is below it, for who looks only at what it holds itself. Its engine writes nothing.
     pub(super) fn alone(top: Overlay) -> Self {
         Self {

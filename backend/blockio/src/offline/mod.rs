@@ -6,6 +6,7 @@
 
 mod commit;
 mod compare;
+mod convert;
 mod diff;
 mod granules;
 mod pipeline;
@@ -17,6 +18,7 @@ mod tests;
 mod volume;
 
 pub use commit::{Committed, commit};
+pub use convert::{Converted, Target, convert};
 pub use diff::{Comparison, Difference, diff};
 pub use rebase::{Rebased, rebase};
 pub use volume::Volume;

@@ -53,7 +53,7 @@ fn parse_headroom(text: &str) -> Result<Headroom, String> {
     }
 }
 
-fn parse_block_size(text: &str) -> Result<BlockSize, String> {
+pub(super) fn parse_block_size(text: &str) -> Result<BlockSize, String> {
     BlockSize::from_bytes(size::parse(text)?)
         .ok_or_else(|| "must be a power of two between 4K and 2M".to_owned())
 }

@@ -2,6 +2,7 @@
 
 pub(crate) mod check;
 pub(crate) mod commit;
+pub(crate) mod convert;
 pub(crate) mod create;
 pub(crate) mod diff;
 pub(crate) mod export;
