@@ -369,7 +369,7 @@ fn over_a_base_only_what_differs_is_held() {
     let base = folder.raw("base.img", 4 * MIB, &[(0, 2 << 20, 1)]);
     let mut bytes = fs::read(&base).unwrap();
     bytes[5000] = 9;
-    bytes[MIB as usize..(MIB + 4096) as usize].fill(0);
+    bytes[1 << 20..(1 << 20) + 4096].fill(0);
     let full = folder.path("full.img");
     fs::write(&full, &bytes).unwrap();
     let thin = folder.path("thin.cow");
