@@ -6,6 +6,7 @@
 #[cfg(test)]
 mod tests;
 
+use std::path::Path;
 use std::sync::Arc;
 
 use dscow::engine::{Action, BounceId, Engine, Errno, Memory, OpId, Request, Token};
@@ -115,6 +116,11 @@ impl Disk {
     /// Whether zeroing a range of the image's own file is left to the file system or the device, as far as is known.
     pub fn zeroes_fast(&self) -> bool {
         self.files[0].zeroes_fast()
+    }
+
+    /// The path that the image was opened by.
+    pub fn path(&self) -> &Path {
+        self.files[0].path()
     }
 
     /// Opens the image; ends in a [`Finished`] with `token`.

@@ -86,8 +86,8 @@ impl Devices {
                 reason: "the daemon that served this disk was killed; the guest must connect anew"
                     .to_owned(),
             }),
-            Order::Disconnect { device, .. } => {
-                self.to_worker(device, ToWorker::Disconnect { device });
+            Order::Disconnect { device, handover } => {
+                self.to_worker(device, ToWorker::Disconnect { device, handover });
             }
             Order::Close { device, .. } => self.to_worker(device, ToWorker::Close { device }),
             Order::Forgotten { device } => {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use blockio::file::{BlockFile, CreateError};
 use blockio::image::{self, CreateOptions, Image, ImageAccess, ImageError};
-use dscow::engine::{Engine, OnNoSpace};
+use dscow::engine::Engine;
 use dscow::header::State;
 use thiserror::Error;
 use xenstore_glue::DiskProperties;
@@ -67,7 +67,8 @@ pub(crate) fn open(
         cdrom,
     };
     let was_closed_cleanly = matches!(image.header().state, State::Clean { .. });
-    let (engine, files) = image.into_engine(OnNoSpace::Report);
+    let on_no_space = image.header().on_no_space();
+    let (engine, files) = image.into_engine(on_no_space);
     Ok(Opened {
         engine: Box::new(engine),
         files,

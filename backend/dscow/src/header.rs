@@ -8,6 +8,7 @@ use thiserror::Error;
 use uuid::Uuid;
 use zerocopy::{FromBytes, FromZeros, Immutable, IntoBytes, KnownLayout, LE, U32, U64};
 
+use crate::engine::OnNoSpace;
 use crate::layout::{HEADER_SLOT_BYTES, HEADER_SLOT_SIZE, Layout, LayoutError};
 use crate::parent::{Modified, Parent};
 use crate::units::{BlockSize, SECTOR_SIZE};
@@ -24,6 +25,9 @@ pub const COUNTER_MAX: u64 = 1 << 62;
 
 /// Incompatible features known here: none yet.
 const INCOMPATIBLE_KNOWN: u64 = 0;
+
+/// Compatible feature: when the host has run out of space, writes fail instead of waiting.
+pub const COMPATIBLE_REPORT_NO_SPACE: u64 = 1;
 
 const STATE_CLEAN: u32 = 0;
 const STATE_IN_USE: u32 = 1;
@@ -243,6 +247,15 @@ impl Header {
         let mut bytes = Box::new([0; HEADER_SLOT_BYTES]);
         bytes.copy_from_slice(raw.as_bytes());
         bytes
+    }
+
+    /// What is to be done when the host has run out of space while the image serves somebody.
+    pub fn on_no_space(&self) -> OnNoSpace {
+        if self.compatible_features & COMPATIBLE_REPORT_NO_SPACE == 0 {
+            OnNoSpace::Pause
+        } else {
+            OnNoSpace::Report
+        }
     }
 
     /// Whether the format has room for `path`.

@@ -171,6 +171,13 @@ pub enum Report {
         /// A sentence for whoever runs the host.
         reason: String,
     },
+    /// The host has run out of space and the guest waits, or it does not wait any more.
+    WaitingForSpace {
+        /// The device.
+        device: DeviceId,
+        /// Whether it waits now.
+        waiting: bool,
+    },
 }
 
 /// A device as it is now.

@@ -150,6 +150,9 @@ impl Runner {
             Report::Disconnected { device } => (device, Event::Disconnected),
             Report::Closed { device } => (device, Event::Closed),
             Report::Fault { device, reason } => (device, Event::Fault { reason }),
+            Report::WaitingForSpace { device, waiting } => {
+                return self.show_waiting(device, waiting).await;
+            }
         };
         if !self.devices.contains_key(&device) {
             debug!("report about {device}, which is not known: {event:?}");

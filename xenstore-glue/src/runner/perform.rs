@@ -245,6 +245,26 @@ impl Runner {
         Ok(())
     }
 
+    /// A node `waiting` says why, for as long as it is so, unless the toolstack has removed the device.
+    pub(super) async fn show_waiting(
+        &mut self,
+        device: DeviceId,
+        waiting: bool,
+    ) -> Result<(), RunnerError> {
+        let path = device.node("waiting");
+        if !waiting {
+            return self.store.remove(&path).await;
+        }
+        if self.store.read(&device.node("state")).await? == Node::Missing {
+            return Ok(());
+        }
+        let text = "no space is left on the host";
+        if let Write::Refused(error) = self.store.write(&path, text).await? {
+            warn!("writing {path}: {error}");
+        }
+        Ok(())
+    }
+
     // Orders.
 
     async fn open(&mut self, device: DeviceId) -> Outcome {

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use dscow::bitmap::Bitmap;
-use dscow::header::{Header, State};
+use dscow::header::{COMPATIBLE_REPORT_NO_SPACE, Header, State};
 use dscow::layout::{Headroom, Layout};
 use dscow::parent::Parent;
 use dscow::units::BlockSize;
@@ -46,6 +46,8 @@ pub struct CreateOptions {
     pub block_size: BlockSize,
     /// How much the disk may grow later; if not given, generous in a file and not at all on a device.
     pub headroom: Option<Headroom>,
+    /// Whether writes fail when the host has run out of space; if not, the guest waits until there is some.
+    pub report_no_space: bool,
     /// Create it on a device also if that holds something, which is lost then. Files are never replaced.
     pub force: bool,
 }
@@ -118,18 +120,23 @@ impl Plan {
             let path = path.to_owned();
             ImageError::Layout { path, cause }
         })?;
+        let features = if options.report_no_space {
+            COMPATIBLE_REPORT_NO_SPACE
+        } else {
+            0
+        };
         Ok(Self {
-            header: new_header(layout, parent),
+            header: new_header(layout, parent, features),
             device: on_device.then_some(headroom),
         })
     }
 }
 
 /// A header that was not written yet.
-fn new_header(layout: Layout, parent: Option<Parent>) -> Header {
+fn new_header(layout: Layout, parent: Option<Parent>, compatible_features: u64) -> Header {
     Header {
         sequence: 0,
-        compatible_features: 0,
+        compatible_features,
         uuid: Uuid::new_v4(),
         layout,
         generation: 0,

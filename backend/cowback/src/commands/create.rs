@@ -37,12 +37,21 @@ pub(crate) struct Args {
     /// file; on a device it takes 32 MiB for each TiB at blocks of 4 KiB [default: generous in a file, none on a device]
     #[arg(long, value_parser = parse_headroom)]
     headroom: Option<Headroom>,
+    /// What happens when the host runs out of space under a guest: it waits until there is some, or its writes fail
+    #[arg(long, value_enum, default_value = "pause")]
+    on_enospc: OnEnospc,
     /// Use a block device that is not empty; what it holds is lost
     #[arg(long)]
     force: bool,
     /// Print the result as JSON
     #[arg(long)]
     json: bool,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+enum OnEnospc {
+    Pause,
+    Report,
 }
 
 fn parse_headroom(text: &str) -> Result<Headroom, String> {
@@ -65,6 +74,7 @@ pub(crate) fn run(args: &Args) -> CommandResult {
         size: args.size,
         block_size: args.block_size,
         headroom: args.headroom,
+        report_no_space: args.on_enospc == OnEnospc::Report,
         force: args.force,
     };
     let header = image::create(&args.image, &options)?;

@@ -32,6 +32,8 @@ pub(crate) enum ToWorker {
     Disconnect {
         /// Which.
         device: DeviceId,
+        /// The guest is still there, and its requests are to be carried out however long that takes.
+        handover: bool,
     },
     /// Commit and close the image.
     Close {
@@ -76,4 +78,8 @@ pub(crate) struct VbdStatistics {
     pub(crate) commits: u64,
     /// Requests taken and not answered at this moment.
     pub(crate) in_flight: u64,
+    /// Writes that wait for space on the host at this moment.
+    pub(crate) waiting_for_space: u64,
+    /// How often a write had to wait for space.
+    pub(crate) space_waits: u64,
 }

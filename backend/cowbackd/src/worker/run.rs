@@ -18,8 +18,8 @@ use super::link::Link;
 use super::message::ToWorker;
 use super::vbd::Vbd;
 
-/// How often bits that nobody flushed are committed.
-const IDLE_COMMIT_INTERVAL: Duration = Duration::from_secs(1);
+/// How often bits that nobody flushed are committed, and writes tried again that wait for space.
+const UPKEEP_INTERVAL: Duration = Duration::from_secs(1);
 
 /// How often a frontend may fail to connect before it is not let try again: each time that a channel cannot be bound
 /// costs a descriptor, which the library does not give back.
@@ -42,7 +42,7 @@ pub(super) struct Worker {
     backlog: Vec<(usize, usize)>,
     /// Reports of this round.
     outbox: Vec<Report>,
-    next_commit: Instant,
+    next_upkeep: Instant,
     stopping: bool,
 }
 
@@ -64,7 +64,7 @@ impl Worker {
             touched: Vec::new(),
             backlog: Vec::new(),
             outbox: Vec::new(),
-            next_commit: Instant::now(),
+            next_upkeep: Instant::now(),
             stopping: false,
         })
     }
@@ -84,7 +84,7 @@ impl Worker {
                 self.handle(event);
             }
             self.serve_backlog();
-            self.commit_if_due();
+            self.upkeep_if_due();
             self.settle();
         }
     }
@@ -176,9 +176,9 @@ impl Worker {
                     self.serve_all_queues(number);
                 }
             }
-            ToWorker::Disconnect { device } => {
+            ToWorker::Disconnect { device, handover } => {
                 if let Some(number) = self.number(device) {
-                    self.vbds[number].disconnect();
+                    self.vbds[number].disconnect(handover, self.executor.as_mut());
                 }
             }
             ToWorker::Close { device } => {
@@ -239,28 +239,28 @@ impl Worker {
         }
     }
 
-    /// How long to sleep at most: not at all if a ring may hold more, else until the next commit, if there is something
-    /// to commit.
+    /// How long to sleep at most: not at all if a ring may hold more, else until the next upkeep, if there is something
+    /// to do then.
     fn time_to_sleep(&self) -> Option<Duration> {
         if !self.backlog.is_empty() {
             return Some(Duration::ZERO);
         }
-        let uncommitted = |(_, vbd): (usize, &Vbd)| vbd.has_uncommitted_bits();
+        let needs_upkeep = |(_, vbd): (usize, &Vbd)| vbd.needs_upkeep();
         self.vbds
             .iter()
-            .any(uncommitted)
-            .then(|| self.next_commit.saturating_duration_since(Instant::now()))
+            .any(needs_upkeep)
+            .then(|| self.next_upkeep.saturating_duration_since(Instant::now()))
     }
 
-    fn commit_if_due(&mut self) {
+    fn upkeep_if_due(&mut self) {
         let now = Instant::now();
-        if now < self.next_commit {
+        if now < self.next_upkeep {
             return;
         }
-        self.next_commit = now + IDLE_COMMIT_INTERVAL;
+        self.next_upkeep = now + UPKEEP_INTERVAL;
         for (number, vbd) in &mut self.vbds {
-            if vbd.has_uncommitted_bits() {
-                vbd.disk().commit_idle(self.executor.as_mut());
+            if vbd.needs_upkeep() {
+                vbd.upkeep(self.executor.as_mut());
                 self.touched.push(number);
             }
         }

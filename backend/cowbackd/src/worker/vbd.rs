@@ -32,6 +32,10 @@ pub(super) struct Vbd {
     pub(super) failed_connects: u32,
     /// A disconnection was asked for and waits for the requests that were taken.
     disconnecting: bool,
+    /// The guest is gone: nobody waits for its requests.
+    abandoned: bool,
+    /// It was reported that writes wait for space.
+    reported_waiting: bool,
     closed: bool,
 }
 
@@ -55,6 +59,8 @@ impl Vbd {
             statistics: VbdStatistics::default(),
             failed_connects: 0,
             disconnecting: false,
+            abandoned: false,
+            reported_waiting: false,
             closed: false,
         }
     }
@@ -71,10 +77,18 @@ impl Vbd {
         &mut self.disk
     }
 
-    /// Whether blocks were allocated that no commit covers, and a commit can still help.
-    pub(super) fn has_uncommitted_bits(&self) -> bool {
+    /// Whether [`Vbd::upkeep`] has something to do: blocks were allocated that no commit covers, and a commit can still
+    /// help, or writes wait for space.
+    pub(super) fn needs_upkeep(&self) -> bool {
         let engine = self.disk.engine();
-        engine.has_uncommitted_bits() && engine.failure().is_none()
+        let uncommitted = engine.has_uncommitted_bits() && engine.failure().is_none();
+        uncommitted || engine.stalled() > 0
+    }
+
+    /// Does what is due about once a second.
+    pub(super) fn upkeep(&mut self, executor: &mut dyn Executor) {
+        self.disk.retry_stalled(executor);
+        self.disk.commit_idle(executor);
     }
 
     /// Nothing is left of it but its memory.
@@ -94,9 +108,15 @@ impl Vbd {
         self.disk.close(executor, CLOSE);
     }
 
-    /// Stops taking requests; [`Vbd::settle`] reports when those that were taken are answered.
-    pub(super) fn disconnect(&mut self) {
+    /// Stops taking requests; [`Vbd::settle`] reports when those that were taken are answered. Unless the guest is to
+    /// be handed over to the next daemon it does not wait for anything any more, and nobody waits for space on its
+    /// behalf.
+    pub(super) fn disconnect(&mut self, handover: bool, executor: &mut dyn Executor) {
         self.disconnecting = true;
+        self.abandoned = !handover;
+        if self.abandoned {
+            self.disk.fail_stalled(executor);
+        }
         if let Some(link) = &mut self.link {
             link.stopped = true;
         }
@@ -111,6 +131,8 @@ impl Vbd {
             copy_ups: engine.stats().copy_ups,
             commits: engine.stats().commits,
             in_flight: self.requests.len() as u64,
+            waiting_for_space: engine.stalled() as u64,
+            space_waits: engine.stats().stalls,
             ..self.statistics.clone()
         }
     }
@@ -251,6 +273,9 @@ impl Vbd {
 
     /// Answers what has finished, shows it to the frontend, and reports what was asked for and is done.
     pub(super) fn settle(&mut self, executor: &mut dyn Executor, reports: &mut Vec<Report>) {
+        if self.abandoned {
+            self.disk.fail_stalled(executor);
+        }
         loop {
             let finished = self.disk.take_finished();
             if finished.is_empty() {
@@ -265,12 +290,30 @@ impl Vbd {
                 queue.publish();
             }
         }
+        self.report_waiting(reports);
         if self.disconnecting && self.requests.is_empty() {
             self.disconnecting = false;
             reports.push(Report::Disconnected {
                 device: self.device,
             });
         }
+    }
+
+    /// Says loudly when writes begin to wait for space, and when none does any more.
+    fn report_waiting(&mut self, reports: &mut Vec<Report>) {
+        let waiting = self.disk.engine().stalled() > 0;
+        if waiting == self.reported_waiting {
+            return;
+        }
+        self.reported_waiting = waiting;
+        let device = self.device;
+        let image = self.disk.path().display();
+        if waiting {
+            tracing::error!(%device, "{image}: no space is left on the host; the guest waits until there is");
+        } else {
+            tracing::info!(%device, "{image}: there is space again; the guest goes on");
+        }
+        reports.push(Report::WaitingForSpace { device, waiting });
     }
 
     /// Whether the link can be taken down: it is stopped for good and nothing of it is in use.

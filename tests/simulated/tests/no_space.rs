@@ -1,0 +1,126 @@
+//! The host runs out of space under a guest.
+//!
+//! The image is on a small file system of its own, which only root can mount.
+
+use std::path::PathBuf;
+use std::process::Command;
+use std::time::Instant;
+
+use simulated::{PATIENCE, Rig};
+use simxen::Request;
+
+/// A file system in memory, unmounted at the end.
+struct SmallFileSystem(PathBuf);
+
+impl SmallFileSystem {
+    fn mount(path: PathBuf, options: &str) -> Self {
+        std::fs::create_dir(&path).unwrap();
+        run(Command::new("mount")
+            .args(["-t", "tmpfs", "-o", options, "small"])
+            .arg(&path));
+        Self(path)
+    }
+
+    fn resize(&self, options: &str) {
+        run(Command::new("mount").args(["-o", options]).arg(&self.0));
+    }
+}
+
+impl Drop for SmallFileSystem {
+    fn drop(&mut self) {
+        // Lazily: after a failed test the daemon may still have the image open.
+        let _ = Command::new("umount").arg("-l").arg(&self.0).status();
+    }
+}
+
+fn run(command: &mut Command) {
+    let status = command.status().unwrap();
+    assert!(
+        status.success(),
+        "{command:?}: {status}; this test has to be run by root"
+    );
+}
+
+fn wait_until(what: &str, mut condition: impl FnMut() -> bool) {
+    let deadline = Instant::now() + PATIENCE;
+    while !condition() {
+        assert!(Instant::now() < deadline, "gave up waiting: {what}");
+        std::thread::sleep(std::time::Duration::from_millis(20));
+    }
+}
+
+#[test]
+fn the_guest_waits_and_goes_on_by_itself_when_there_is_space() {
+    let rig = Rig::start();
+    let small = SmallFileSystem::mount(rig.path("small"), "size=512k");
+    let guest = rig.guest(1);
+    let (disk, mut frontend) = rig.connect(&guest, "xvda", "small/vm.cow");
+    let data = vec![7; 44 * 1024];
+    let write = |sector| Request::Write {
+        sector,
+        data: &data,
+    };
+    let ids: Vec<_> = (0..16)
+        .map(|i| frontend.submit(&write(i * 88)).unwrap())
+        .collect();
+    let waiting = || rig.list()[0]["waiting_for_space"].as_u64();
+    wait_until("some write waits for space", || waiting() > Some(0));
+    let node = format!("{}/waiting", disk.backend_path());
+    let shown = || rig.host.xenstore().read(&node);
+    wait_until("xenstore says so", || shown().is_some());
+    // What is there can be read meanwhile.
+    frontend.read(0, 512).unwrap();
+    small.resize("remount,size=16m");
+    for id in ids {
+        assert_eq!(frontend.wait(id).unwrap().status, 0);
+    }
+    frontend.flush().unwrap();
+    wait_until("xenstore says that it is over", || shown().is_none());
+    for i in 0..16 {
+        assert_eq!(frontend.read(i * 88, data.len()).unwrap(), data);
+    }
+    rig.detach(&disk, frontend);
+    rig.assert_clean("small/vm.cow");
+}
+
+#[test]
+fn a_guest_that_is_destroyed_while_it_waits_is_let_go() {
+    let rig = Rig::start();
+    let _small = SmallFileSystem::mount(rig.path("small"), "size=512k");
+    let guest = rig.guest(1);
+    let (disk, mut frontend) = rig.connect(&guest, "xvda", "small/vm.cow");
+    let data = vec![7; 44 * 1024];
+    for i in 0..16 {
+        let request = Request::Write {
+            sector: i * 88,
+            data: &data,
+        };
+        frontend.submit(&request).unwrap();
+    }
+    let waiting = || rig.list()[0]["waiting_for_space"].as_u64();
+    wait_until("some write waits for space", || waiting() > Some(0));
+    rig.destroy(&guest, &disk);
+    rig.assert_clear();
+}
+
+#[test]
+fn an_image_that_is_made_to_report_does_not_wait() {
+    let rig = Rig::start();
+    let _small = SmallFileSystem::mount(rig.path("small"), "size=512k");
+    let image = rig.path("small/vm.cow");
+    let base = rig.path("base.img");
+    let created = rig.cowback(&[
+        "create",
+        image.to_str().unwrap(),
+        "--base",
+        base.to_str().unwrap(),
+        "--on-enospc",
+        "report",
+    ]);
+    assert!(created.status.success());
+    let guest = rig.guest(1);
+    let (_disk, mut frontend) = rig.connect(&guest, "xvda", "small/vm.cow");
+    let data = vec![7; 44 * 1024];
+    let failed = (0..16).find(|i| frontend.write(i * 88, &data).is_err());
+    assert!(failed.is_some_and(|i| i > 4), "{failed:?}");
+}
