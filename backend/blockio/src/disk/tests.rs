@@ -1,5 +1,7 @@
 //! Disks on real files, through both executors.
 
+mod large_sectors;
+
 use std::fs;
 use std::path::{Path, PathBuf};
 

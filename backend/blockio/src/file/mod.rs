@@ -49,8 +49,12 @@ pub enum Caching {
 }
 
 impl Caching {
-    /// Direct I/O where it works in sectors of 512 bytes.
-    pub const DIRECT: Caching = Caching::Direct { alignment_max: 512 };
+    /// Direct I/O where it works in units of at most 4096 bytes: for images, whose engine keeps to any such alignment.
+    pub const DIRECT: Caching = Caching::Direct {
+        alignment_max: 4096,
+    };
+    /// Direct I/O where it works in sectors of 512 bytes: for who reads and writes sectors.
+    pub const DIRECT_SECTORS: Caching = Caching::Direct { alignment_max: 512 };
 }
 
 /// What kind of file it is.

@@ -17,9 +17,7 @@ use super::{
 };
 use crate::testing::{LoopDevice, directories, pattern};
 
-const DIRECT: Caching = Caching::Direct {
-    alignment_max: 4096,
-};
+const DIRECT: Caching = Caching::DIRECT;
 
 fn on_each_file_system(check: impl Fn(&Path)) {
     for directory in directories() {
@@ -458,7 +456,7 @@ fn a_block_device_tells_its_sizes_and_can_be_zeroed() {
         Some(4096)
     );
     assert!(
-        !open(&device.path, Caching::DIRECT).direct(),
+        !open(&device.path, Caching::DIRECT_SECTORS).direct(),
         "4096 is more than was allowed"
     );
     let extents: Vec<_> = file.extents().unwrap().map(Result::unwrap).collect();

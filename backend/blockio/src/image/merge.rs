@@ -171,7 +171,7 @@ fn open_raw(
     path: &Path,
     recorded: &Recorded,
 ) -> Result<(BlockFile, u64, Option<ParentChange>), ImageError> {
-    let mut file = BlockFile::open(path, Access::ReadWrite, Caching::DIRECT)?;
+    let mut file = BlockFile::open(path, Access::ReadWrite, Caching::DIRECT_SECTORS)?;
     lock::lock_exclusive(&file)?;
     file.claim_device()?;
     let size = size_of_file(&file)?;
