@@ -333,6 +333,11 @@ impl Connection {
         self.in_flight.subtract(Charge { requests: 0, bytes });
     }
 
+    /// Whether there is something to send that the socket may take.
+    pub(crate) fn can_send(&self) -> bool {
+        self.socket.is_some() && !self.full && !self.outbound.is_empty()
+    }
+
     /// Sends what the socket takes. Returns whether a request that was held back may go on.
     pub(crate) fn send(&mut self) -> Result<bool, ConnectionError> {
         let Some(socket) = &self.socket else {

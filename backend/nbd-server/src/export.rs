@@ -323,8 +323,8 @@ impl Export {
         }
     }
 
-    /// Sends what there is, lets requests go on that were held back, and ends the connection if it is over. Returns
-    /// whether any went on.
+    /// Sends what there is, lets go on what was held back, and ends the connection if it is over. Returns whether there
+    /// is more to settle.
     fn send(&mut self, place: usize, executor: &mut dyn Executor) -> bool {
         let Some(connection) = self.connections.get_mut(place) else {
             return false;
@@ -341,13 +341,14 @@ impl Export {
                 false
             }
             Ok(went_on) => {
-                if went_on {
+                let again = went_on || connection.can_send();
+                if again {
                     self.touch(place);
                 } else {
                     self.watch(place, executor);
                     self.reap(place, executor);
                 }
-                went_on
+                again
             }
         }
     }
@@ -395,7 +396,10 @@ impl Export {
                 "a client's connection is broken off: {error} (others like it are only counted)"
             );
         }
-        self.connections[place].drop_socket();
+        let connection = &mut self.connections[place];
+        // What has been answered already, if the socket still takes it.
+        let _ = connection.send();
+        connection.drop_socket();
         self.watch(place, executor);
         self.reap(place, executor);
     }
