@@ -11,8 +11,11 @@ use nbd::Request;
 /// copying the data of small writes out of it is cheaper than a system call for each.
 const STAGING_BYTES: usize = 256 << 10;
 
-/// Room behind the data of a write that is received in place: for the next headers, but not for much of the data that
-/// follows them, which is to be received in place too.
+/// From so much missing data on, a write is large, and so are those that follow it, most likely.
+const LARGE_BYTES: usize = 64 << 10;
+
+/// Room behind the data of a large write: for the next headers, but not for much of the data that follows them, which
+/// is to be received in place too.
 const LOOK_AHEAD_BYTES: usize = 4096;
 
 /// What was received and not yet used up, and the write whose data is on its way.
@@ -65,9 +68,10 @@ impl Inbound {
         };
         let wanted = memory.len() - filled;
         let room = &mut self.staging[self.end..];
-        let room_len = match wanted {
-            0 => room.len(),
-            _ => room.len().min(LOOK_AHEAD_BYTES),
+        let room_len = if wanted < LARGE_BYTES {
+            room.len()
+        } else {
+            room.len().min(LOOK_AHEAD_BYTES)
         };
         let count = match stream::receive(socket, memory, filled, &mut room[..room_len]) {
             Ok(0) => return Ok(Received::End),
