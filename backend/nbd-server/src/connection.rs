@@ -20,8 +20,8 @@ use crate::outbound::{Charge, Outbound};
 /// Most requests of one client that are under way or answered and not sent.
 const REQUESTS_MAX: usize = 512;
 
-/// Most bytes of data of one client that are held for it. A single request may be as large as the protocol allows, which
-/// is half of it.
+/// Most bytes of data of one client that are held for it. A single request may be as large as the protocol allows,
+/// which is half of it.
 const BYTES_MAX: usize = 64 << 20;
 
 /// How often a client is received from before others have their turn: about a megabyte, or a large write.
@@ -67,6 +67,8 @@ enum Phase {
 pub(crate) enum Next {
     /// Nothing, until it sends more or takes replies.
     Wait,
+    /// Nothing; it has finished its negotiation.
+    Welcome,
     /// Serve this; the buffer holds the data of a write.
     Serve(Session, Request, Buffer),
     /// It was refused, and has been told.
@@ -145,7 +147,8 @@ impl Connection {
         }
     }
 
-    /// Takes no more requests; the connection ends when all is answered. A write whose data is not complete is forgotten.
+    /// Takes no more requests; the connection ends when all is answered. A write whose data is not complete is
+    /// forgotten.
     pub(crate) fn end(&mut self) {
         self.ending = true;
         if let Some(bytes) = self.inbound.abandon_write() {
@@ -212,6 +215,9 @@ impl Connection {
                 Phase::Negotiating { .. } => {
                     if !self.negotiate(export)? {
                         return Ok(Next::Wait);
+                    }
+                    if matches!(self.phase, Phase::Transmission(_)) {
+                        return Ok(Next::Welcome);
                     }
                 }
                 Phase::Transmission(session) => return self.next_request(session, export, pool),

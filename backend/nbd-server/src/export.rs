@@ -59,7 +59,9 @@ pub enum Status {
 /// Counters since the export was made.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Statistics {
-    /// Clients that connected.
+    /// Connections that were accepted.
+    pub connections: u64,
+    /// Clients that finished their negotiation.
     pub clients: u64,
     /// Requests that were served, and how many of them failed.
     pub requests: u64,
@@ -150,6 +152,7 @@ impl Export {
     /// What has happened so far.
     pub fn statistics(&self) -> Statistics {
         let mut statistics = self.statistics;
+        statistics.clients = self.service.clients_served;
         statistics.requests = self.service.requests_served;
         statistics.failed = self.service.requests_failed;
         statistics
@@ -203,8 +206,8 @@ impl Export {
         waits.then_some(self.next_tick)
     }
 
-    /// Does what is done now and then: commits what nobody flushed, and gives up on clients that make no progress. To be
-    /// followed by [`Export::settle`].
+    /// Does what is done now and then: commits what nobody flushed, and gives up on clients that make no progress. To
+    /// be followed by [`Export::settle`].
     pub fn tick(&mut self, executor: &mut dyn Executor) {
         let now = Instant::now();
         if now < self.next_tick {
@@ -290,7 +293,7 @@ impl Export {
             }
             match accept(self.socket.listener()) {
                 Ok(Some(socket)) => {
-                    self.statistics.clients += 1;
+                    self.statistics.connections += 1;
                     let connection = Connection::new(socket, Instant::now());
                     let place = self.connections.insert(connection);
                     self.touch(place);

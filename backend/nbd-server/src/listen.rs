@@ -1,10 +1,11 @@
 //! The unix socket that clients come to.
 
 use std::fs;
-use std::io;
+use std::io::{self, Read};
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use rustix::fs::{FlockOperation, Mode, OFlags};
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
@@ -12,6 +13,12 @@ use thiserror::Error;
 
 /// How many clients may wait to be accepted.
 const BACKLOG: i32 = 64;
+
+/// How long a server may take to greet before it is taken to be alive without greeting.
+const PROBE_PATIENCE: Duration = Duration::from_secs(1);
+
+/// How often a socket that closes connections at once is tried before it is taken to be alive.
+const PROBES_MAX: u32 = 3;
 
 /// Why clients cannot be listened for.
 #[derive(Debug, Error)]
@@ -136,14 +143,34 @@ fn remove_if_stale(path: &Path) -> Result<(), ListenError> {
     if !metadata.file_type().is_socket() {
         return Err(ListenError::NotASocket(path.to_owned()));
     }
-    match UnixStream::connect(path) {
-        // Also if its queue is full.
-        Ok(_) => Err(ListenError::InUse(path.to_owned())),
-        Err(cause) if cause.kind() == io::ErrorKind::ConnectionRefused => {
-            fs::remove_file(path).map_err(|cause| io_error(path, "remove this stale socket", cause))
-        }
-        Err(cause) => Err(io_error(path, "find out whether somebody listens", cause)),
+    if somebody_listens(path)? {
+        return Err(ListenError::InUse(path.to_owned()));
     }
+    fs::remove_file(path).map_err(|cause| io_error(path, "remove this stale socket", cause))
+}
+
+/// Whether there is a living process behind a socket's name. The kernel lets go of the sockets of one that was killed a
+/// moment after it, if io_uring watched them: connections to such a socket are made, never answered, and soon reset.
+fn somebody_listens(path: &Path) -> Result<bool, ListenError> {
+    let failed = |cause| io_error(path, "find out whether somebody listens", cause);
+    for _ in 0..PROBES_MAX {
+        let mut probe = match UnixStream::connect(path) {
+            Ok(probe) => probe,
+            Err(cause) if cause.kind() == io::ErrorKind::ConnectionRefused => return Ok(false),
+            Err(cause) => return Err(failed(cause)),
+        };
+        probe
+            .set_read_timeout(Some(PROBE_PATIENCE))
+            .map_err(failed)?;
+        match probe.read(&mut [0]) {
+            // The end, without a word: perhaps that of its owner.
+            Ok(0) => {}
+            Err(cause) if cause.kind() == io::ErrorKind::ConnectionReset => {}
+            // A greeting; or patience is over, and it may be a server that waits for us to begin.
+            _ => return Ok(true),
+        }
+    }
+    Ok(true)
 }
 
 fn identity(path: &Path) -> Result<(u64, u64), ListenError> {

@@ -18,7 +18,7 @@ const STOP: u64 = u64::MAX;
 pub enum Until {
     /// Until told to stop.
     Stopped,
-    /// Until told to stop, or until a client was there and none is left.
+    /// Until told to stop, or until a client was there (one that has finished its negotiation) and none is left.
     LastClientGone,
 }
 
@@ -36,8 +36,8 @@ pub enum RunError {
     Close(Errno),
 }
 
-/// Serves until `stop` becomes readable, or the last client is gone if `until` says so; then finishes what was taken and
-/// closes the image. `ready` is called once, when the image is open and clients are served.
+/// Serves until `stop` becomes readable, or the last client is gone if `until` says so; then finishes what was taken
+/// and closes the image. `ready` is called once, when the image is open and clients are served.
 ///
 /// The export's disk must not have the number `u32::MAX`.
 ///

@@ -30,6 +30,7 @@ const FILL_BYTES_MAX: u32 = 1 << 20;
 pub(crate) struct Service {
     pub(crate) disk: Disk,
     pub(crate) number: DiskNumber,
+    pub(crate) clients_served: u64,
     pub(crate) requests_served: u64,
     pub(crate) requests_failed: u64,
     export: nbd::Export,
@@ -99,6 +100,7 @@ impl Service {
         Ok(Self {
             disk,
             number,
+            clients_served: 0,
             requests_served: 0,
             requests_failed: 0,
             export,
@@ -121,6 +123,7 @@ impl Service {
         loop {
             match connection.next(&self.export, &self.pool)? {
                 Next::Wait => return Ok(any),
+                Next::Welcome => self.clients_served += 1,
                 Next::Serve(session, request, data) => {
                     self.start(place, connection, session, request, data, executor);
                 }

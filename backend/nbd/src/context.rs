@@ -10,8 +10,8 @@ pub const STATE_ZERO: u32 = 1 << 1;
 pub enum Context {
     /// `base:allocation`: holes and zeros, as [`STATE_HOLE`] and [`STATE_ZERO`].
     Allocation,
-    /// `qemu:allocation-depth`: 0 where no image of the chain holds the range, 1 where the image itself does, 2 where its
-    /// parent does, and so on.
+    /// `qemu:allocation-depth`: 0 where no image of the chain holds the range, 1 where the image itself does, 2 where
+    /// its parent does, and so on.
     AllocationDepth,
 }
 

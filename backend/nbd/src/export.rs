@@ -7,7 +7,8 @@ use crate::wire::transmission as flag;
 /// Longest name or description of an export in bytes: the protocol's limit for strings.
 pub const NAME_BYTES_MAX: usize = 4096;
 
-/// Most bytes of data in one request or reply, 32 MiB: the most that clients may count on, and that nobody needs more of.
+/// Most bytes of data in one request or reply, 32 MiB: the most that clients may count on, and that nobody needs more
+/// of.
 pub const PAYLOAD_BYTES_MAX: u32 = 32 << 20;
 
 /// Sizes that requests must and should keep to, in bytes.

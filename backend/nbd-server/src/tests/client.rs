@@ -69,7 +69,7 @@ impl Client {
 
     /// Takes what is left until the server closes the connection, and returns it.
     #[track_caller]
-    pub(super) fn is_closed(mut self) -> Vec<u8> {
+    pub(super) fn until_closed(mut self) -> Vec<u8> {
         let mut rest = Vec::new();
         match self.socket.read_to_end(&mut rest) {
             Ok(_) => rest,

@@ -37,7 +37,7 @@ impl Bystander {
     }
 
     /// It was served all the while.
-    fn is_content(self) {
+    fn must_be_content(self) {
         self.stop.store(true, Ordering::Relaxed);
         assert!(self.thread.join().unwrap() >= 10);
     }
@@ -48,7 +48,7 @@ fn beside_a_good_client(attack: impl FnOnce(&Rig)) {
     let rig = Rig::new();
     let bystander = Bystander::new(&rig);
     attack(&rig);
-    bystander.is_content();
+    bystander.must_be_content();
     assert_eq!(rig.client().read(0, 4096), [0x55; 4096]);
     rig.stop().check();
 }
@@ -65,16 +65,16 @@ fn wrong_beginnings_are_refused() {
             let mut client = rig.connect();
             client.receive(18);
             client.send(bytes);
-            assert_eq!(client.is_closed(), []);
+            assert_eq!(client.until_closed(), []);
         }
         let mut client = rig.connect();
         client.greet();
         client.send(b"IHAVEOPS\0\0\0\x01\0\0\0\0");
-        assert_eq!(client.is_closed(), []);
+        assert_eq!(client.until_closed(), []);
         let mut client = rig.connect();
         client.greet();
         client.option(1, b"another disk");
-        assert_eq!(client.is_closed(), []);
+        assert_eq!(client.until_closed(), []);
     });
 }
 
@@ -91,7 +91,7 @@ fn oversized_and_endless_options_are_refused() {
         let mut client = rig.connect();
         client.greet();
         client.send(b"IHAVEOPT\0\0\0\x0a\xff\xff\xff\xff");
-        assert_eq!(client.is_closed(), []);
+        assert_eq!(client.until_closed(), []);
 
         let mut client = rig.connect();
         client.greet();
@@ -99,7 +99,7 @@ fn oversized_and_endless_options_are_refused() {
         let _ = client
             .socket
             .write_all(&b"IHAVEOPT\0\0\0\x03\0\0\0\0".repeat(100_000));
-        let answers = client.is_closed();
+        let answers = client.until_closed();
         let each = b"\0\x03\xe8\x89\x04\x55\x65\xa9\0\0\0\x03".len() + 8;
         assert_eq!(
             answers.len(),
@@ -113,21 +113,21 @@ fn wrong_requests_end_the_connection() {
     beside_a_good_client(|rig| {
         let mut client = rig.client();
         client.send(&[0; 28]);
-        assert_eq!(client.is_closed(), []);
+        assert_eq!(client.until_closed(), []);
 
         let mut client = rig.client();
         client.request(0, WRITE, 0, (32 << 20) + 1);
-        assert_eq!(client.is_closed(), []);
+        assert_eq!(client.until_closed(), []);
 
         let mut client = rig.client();
         client.request(0, WRITE, 0, u32::MAX);
-        assert_eq!(client.is_closed(), []);
+        assert_eq!(client.until_closed(), []);
 
         // The data of a write that nobody announced is not a request.
         let mut client = rig.client();
         client.request(0, 99, 0, 512);
         client.send(&[0x41; 512]);
-        let answer = client.is_closed();
+        let answer = client.until_closed();
         assert_eq!(answer[4..8], [0, 1, 0x80, 1]);
     });
 }

@@ -31,6 +31,13 @@ fn a_socket_of_the_dead_is_replaced_and_one_of_the_living_is_not() {
     let error = Socket::listen(&path).unwrap_err();
     assert!(matches!(error, ListenError::InUse(_)), "{error}");
     assert!(error.to_string().starts_with(path.to_str().unwrap()));
+    // Nor is one whose owner does not speak first, or closes connections at once.
+    let closing = living.try_clone().unwrap();
+    let closer = std::thread::spawn(move || (0..3).for_each(|_| drop(closing.accept().unwrap())));
+    // One probe is in the queue already.
+    let error = Socket::listen(&path).unwrap_err();
+    assert!(matches!(error, ListenError::InUse(_)), "{error}");
+    closer.join().unwrap();
     drop(living);
     assert!(path.exists());
     let _socket = Socket::listen(&path).unwrap();

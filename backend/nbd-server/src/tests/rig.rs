@@ -3,7 +3,7 @@
 use std::fs;
 use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::mpsc;
 use std::thread::{self, JoinHandle};
 
@@ -75,7 +75,7 @@ impl Rig {
         let image = folder.path().join("vm.cow");
         let socket = Socket::listen(&folder.path().join("sock")).unwrap();
         let server = thread::spawn(move || {
-            let (export, mut executor) = open(image, socket, setup);
+            let (export, mut executor) = open(&image, socket, setup);
             let tell = |export: &Export| ready.send(export.statistics()).unwrap();
             run(
                 export,
@@ -144,7 +144,7 @@ impl Stopped {
     }
 }
 
-fn open(image: PathBuf, socket: Socket, setup: Setup) -> (Export, Box<dyn Executor>) {
+fn open(image: &Path, socket: Socket, setup: Setup) -> (Export, Box<dyn Executor>) {
     let mut executor: Box<dyn Executor> = if setup.threads {
         Box::new(PoolExecutor::new(4).unwrap())
     } else {
@@ -155,7 +155,7 @@ fn open(image: PathBuf, socket: Socket, setup: Setup) -> (Export, Box<dyn Execut
     } else {
         ImageAccess::Writable
     };
-    let image = Image::open(&image, access).unwrap();
+    let image = Image::open(image, access).unwrap();
     let (engine, files) = image.into_engine(OnNoSpace::Report);
     let number = DiskNumber(5);
     let options = DiskOptions::default();

@@ -389,7 +389,7 @@ fn a_client_that_says_goodbye_is_answered_first() {
     client.send(&[3; 4096]);
     client.request(0, DISC, 0, 0);
     assert_eq!(client.outcome(write), 0);
-    assert_eq!(client.is_closed(), []);
+    assert_eq!(client.until_closed(), []);
     assert_eq!(rig.client().read(0, 4096), [3; 4096]);
     rig.stop();
 }
@@ -403,7 +403,7 @@ fn the_server_may_end_with_its_last_client() {
     let mut first = rig.client();
     let mut second = rig.client();
     first.request(0, DISC, 0, 0);
-    assert_eq!(first.is_closed(), []);
+    assert_eq!(first.until_closed(), []);
     assert_eq!(second.write(0, 0, &[3; 4096]), 0);
     drop(second);
     assert_eq!(rig.wait().check().allocated_blocks, 1);
@@ -416,6 +416,6 @@ fn what_was_taken_is_answered_when_the_server_stops() {
     // Answered one by one, so it is known to have been taken; the last one only when the server stops.
     assert_eq!(client.write(0, 0, &[3; 4096]), 0);
     let stopped = rig.stop();
-    assert_eq!(client.is_closed(), []);
+    assert_eq!(client.until_closed(), []);
     assert_eq!(stopped.check().allocated_blocks, 1);
 }

@@ -16,8 +16,8 @@ use crate::wire::{INIT_MAGIC, OPTION_MAGIC, handshake, option as code, option_re
 /// Length in bytes of what the server says first.
 pub const GREETING_BYTES: usize = 18;
 
-/// Most bytes of an option that are looked at, its header included: room for the longest name, and for many queries. Who
-/// calls [`Negotiation::advance`] must be able to show it that much at once.
+/// Most bytes of an option that are looked at, its header included: room for the longest name, and for many queries.
+/// Who calls [`Negotiation::advance`] must be able to show it that much at once.
 pub const OPTION_BYTES_MAX: usize = 16 << 10;
 
 /// Most options in one negotiation; real clients send fewer than ten.
