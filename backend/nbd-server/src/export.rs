@@ -14,6 +14,7 @@ use slab::Slab;
 use crate::connection::{Connection, ConnectionError, Interests};
 use crate::listen::Socket;
 use crate::service::Service;
+use crate::watch::WatchKey;
 
 const OPEN: Token = Token(u64::MAX);
 const CLOSE: Token = Token(u64::MAX - 1);
@@ -484,32 +485,6 @@ fn accept(listener: &UnixListener) -> std::io::Result<Option<UnixStream>> {
                 std::io::ErrorKind::Interrupted | std::io::ErrorKind::ConnectionAborted => {}
                 _ => return Err(cause),
             },
-        }
-    }
-}
-
-/// What is watched: the lower half of the key; the upper half is the number of the disk, as in the keys of operations.
-enum WatchKey {
-    Listener,
-    Read(usize),
-    Write(usize),
-}
-
-impl WatchKey {
-    fn key(&self, number: DiskNumber) -> u64 {
-        let low = match self {
-            Self::Listener => 0,
-            Self::Read(place) => 2 * place + 1,
-            Self::Write(place) => 2 * place + 2,
-        };
-        u64::from(number.0) << 32 | u64::from(u32::try_from(low).expect("far fewer connections"))
-    }
-
-    fn from_key(key: u64) -> Self {
-        match usize::try_from(key & u64::from(u32::MAX)).expect("a usize has at least 32 bits") {
-            0 => Self::Listener,
-            low if low % 2 == 1 => Self::Read(low / 2),
-            low => Self::Write(low / 2 - 1),
         }
     }
 }

@@ -22,6 +22,7 @@ mod outbound;
 mod run;
 mod service;
 mod status;
+mod watch;
 
 pub use export::{Export, Offer, Statistics, Status};
 pub use listen::{ListenError, Socket};
