@@ -1,6 +1,7 @@
 //! What the tests of several modules need.
 
 use std::cell::UnsafeCell;
+use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::ptr::NonNull;
@@ -122,6 +123,87 @@ impl LoopDevice {
         };
         let path = String::from_utf8(output.stdout).unwrap().trim().into();
         Some(Self { path })
+    }
+}
+
+impl LoopDevice {
+    /// Takes notice that the backing file has another size.
+    pub(crate) fn follow_size(&self) {
+        let done = Command::new("losetup")
+            .arg("--set-capacity")
+            .arg(&self.path)
+            .status();
+        assert!(done.unwrap().success());
+    }
+}
+
+/// A file system of its own, unmounted when it is dropped.
+pub(crate) struct FileSystem {
+    // In the order in which they must go.
+    mounted: Mounted,
+    _device: LoopDevice,
+    _folder: TempDir,
+}
+
+impl FileSystem {
+    /// `None` where this machine cannot make or mount one.
+    pub(crate) fn mount(kind: &str, len: u64) -> Option<Self> {
+        let folder = tempfile::tempdir().unwrap();
+        let (backing, place) = (folder.path().join("backing"), folder.path().join("mnt"));
+        File::create(&backing).unwrap().set_len(len).unwrap();
+        std::fs::create_dir(&place).unwrap();
+        let device = LoopDevice::attach(&backing, &[])?;
+        let made = Command::new(format!("mkfs.{kind}"))
+            .arg("-q")
+            .arg(&device.path)
+            .output();
+        if !made.is_ok_and(|made| made.status.success()) {
+            not_tested(
+                &format!("a file system of type {kind}"),
+                "mkfs does not work",
+            );
+            return None;
+        }
+        let mounted = Mounted::new(&device.path, &place)?;
+        Some(Self {
+            mounted,
+            _device: device,
+            _folder: folder,
+        })
+    }
+
+    pub(crate) fn path(&self) -> PathBuf {
+        self.mounted.place.clone()
+    }
+}
+
+/// A mounted device, unmounted when it is dropped.
+pub(crate) struct Mounted {
+    place: PathBuf,
+}
+
+impl Mounted {
+    /// `None` where this machine cannot mount it.
+    pub(crate) fn new(device: &Path, place: &Path) -> Option<Self> {
+        let done = Command::new("mount").arg(device).arg(place).output();
+        match done {
+            Ok(done) if done.status.success() => Some(Self {
+                place: place.to_owned(),
+            }),
+            done => {
+                not_tested("a mounted file system", &format!("{done:?}"));
+                None
+            }
+        }
+    }
+}
+
+impl Drop for Mounted {
+    fn drop(&mut self) {
+        let done = Command::new("umount").arg(&self.place).status();
+        if !done.is_ok_and(|status| status.success()) && !std::thread::panicking() {
+            panic!("{} stays mounted", self.place.display());
+        }
     }
 }
 

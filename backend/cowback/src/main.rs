@@ -38,6 +38,7 @@ enum Command {
     Commit(commands::commit::Args),
     Export(commands::export::Args),
     Rebase(commands::rebase::Args),
+    Resize(commands::resize::Args),
     List(commands::list::Args),
     Hotplug(commands::hotplug::Args),
 }
@@ -53,6 +54,7 @@ fn main() -> ExitCode {
         Command::Commit(args) => commands::commit::run(&args),
         Command::Export(args) => commands::export::run(&args),
         Command::Rebase(args) => commands::rebase::run(&args),
+        Command::Resize(args) => commands::resize::run(&args),
         Command::List(args) => commands::list::run(&args),
         Command::Hotplug(args) => commands::hotplug::run(&args),
     };

@@ -107,10 +107,14 @@ impl Bitmap {
     /// If the disk has fewer blocks than before.
     pub fn grow(&mut self, layout: &Layout) {
         assert!(layout.block_count() >= self.block_count, "a bitmap grows");
-        let pages = to_usize(page_count(layout));
-        self.bits.resize(pages * PAGE_BYTES * 8, false);
-        self.page_counts.resize(pages, 0);
-        self.block_count = layout.block_count();
+        // Into memory of its own, which is zeros without being touched: to make the old one longer would write to all of
+        // what is new.
+        let mut grown = Self::empty(layout);
+        let pages = (0..).map(PageIndex).zip(&self.page_counts);
+        for (page, _) in pages.filter(|(_, count)| **count > 0) {
+            grown.load(page.0 * BITMAP_PAGE_SIZE, self.page(page));
+        }
+        *self = grown;
     }
 
     /// The used bytes: a bit for each block, and zeros in the rest of the last byte.

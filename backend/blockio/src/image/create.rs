@@ -165,7 +165,7 @@ fn begin_file(
 }
 
 /// Makes a file as long as an image needs it.
-pub(super) fn set_len(file: &BlockFile, len: u64) -> Result<(), ImageError> {
+pub(crate) fn set_len(file: &BlockFile, len: u64) -> Result<(), ImageError> {
     file.set_len(len).map_err(|cause| {
         let path = file.path();
         if cause.kind() == io::ErrorKind::FileTooLarge {

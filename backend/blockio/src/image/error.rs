@@ -174,6 +174,50 @@ pub enum ImageError {
         /// What is wrong.
         cause: LayoutError,
     },
+    /// The size asked for is not possible.
+    #[error("{}: cannot be resized: {cause}", path.display())]
+    ImpossibleSize {
+        /// The image.
+        path: PathBuf,
+        /// What is wrong.
+        cause: LayoutError,
+    },
+    /// A disk is to be made smaller.
+    #[error(
+        "{}: cannot be made smaller, from {before} to {size} bytes: what its guest put at the end would be lost; \
+         shrink the guest's file system and partitions, create a smaller image, and copy the disk into it",
+        path.display()
+    )]
+    Shrink {
+        /// The image.
+        path: PathBuf,
+        /// The size asked for, in bytes.
+        size: u64,
+        /// The size that it has.
+        before: u64,
+    },
+    /// The bitmap has no room for a disk of the size asked for.
+    #[error(
+        "{}: cannot grow to {size} bytes: its bitmap has room for a disk of {largest} bytes; create a larger overlay \
+         on it instead: cowback create NEW --base {} --size {size}",
+        path.display(), path.display()
+    )]
+    NoHeadroom {
+        /// The image.
+        path: PathBuf,
+        /// The size asked for, in bytes.
+        size: u64,
+        /// The largest that is possible.
+        largest: u64,
+    },
+    /// Something lies where a larger disk would show it.
+    #[error("{}: cannot grow before it is repaired: {problem}; cowback check --repair {}", path.display(), path.display())]
+    NotGrowable {
+        /// The image.
+        path: PathBuf,
+        /// What is wrong.
+        problem: Box<super::Problem>,
+    },
     /// Neither a size nor a base was given.
     #[error("{}: cannot be created: give a size or a base", .0.display())]
     NoSize(PathBuf),

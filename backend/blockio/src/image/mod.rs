@@ -18,8 +18,8 @@ mod siblings;
 mod tests;
 
 pub use check::{CheckReport, LostBlocks, Problem, Repair, RepairReport, check, repair};
-pub(crate) use create::create_to_fill;
 pub use create::{CreateOptions, ParentFormat, create};
+pub(crate) use create::{create_to_fill, set_len};
 pub(crate) use device::refuse_content;
 pub use error::{DeviceContent, ImageError, ParentChange};
 pub use inspect::{Inspection, inspect};

@@ -122,6 +122,11 @@ impl Image {
         &self.top.bitmap
     }
 
+    /// Looks whether the disk can be made larger without showing what it must not.
+    pub(crate) fn check_growable(&self) -> Result<(), ImageError> {
+        super::check::check_growable(self)
+    }
+
     /// The image's own file.
     pub fn file(&self) -> &BlockFile {
         &self.top.file
@@ -271,7 +276,8 @@ pub(super) fn read_bitmap(
     bitmap: &mut Bitmap,
 ) -> Result<(), ImageError> {
     let start = layout.bitmap_offset().0;
-    file.visit_data(start..start + layout.bitmap_used_len(), |at, page| {
+    let range = start..start + layout.bitmap_used_len();
+    file.visit_data(range, |at, page| {
         bitmap.load(at - start, page);
         ControlFlow::Continue(())
     })

@@ -88,6 +88,9 @@ fn check_room(target: &Target, size: u64) -> Result<(), ImageError> {
         Target::Image(image) => {
             let layout = &image.header().layout;
             let can_grow = layout.grown(size).is_ok();
+            if can_grow && layout.virtual_size() < size {
+                image.check_growable()?;
+            }
             (image.file(), layout.virtual_size(), can_grow)
         }
     };

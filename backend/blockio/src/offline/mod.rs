@@ -11,6 +11,7 @@ mod diff;
 mod granules;
 mod pipeline;
 mod rebase;
+mod resize;
 mod session;
 mod sweep;
 #[cfg(test)]
@@ -21,6 +22,7 @@ pub use commit::{Committed, commit};
 pub use convert::{Converted, Target, convert};
 pub use diff::{Comparison, Difference, diff};
 pub use rebase::{Rebased, rebase};
+pub use resize::{Resized, resize};
 pub use volume::Volume;
 
 /// Hears how far the work is.

@@ -11,6 +11,7 @@ pub(crate) mod info;
 pub(crate) mod list;
 pub(crate) mod map;
 pub(crate) mod rebase;
+pub(crate) mod resize;
 
 /// What a base is, on the command line.
 #[derive(Clone, Copy, Debug, clap::ValueEnum)]

@@ -64,12 +64,10 @@ pub(super) fn examine(file: &BlockFile) -> Result<Examination<'_>, ImageError> {
         } if !matches(expected) => Some(Mismatch { found, expected }),
         _ => None,
     };
-    let used_end = layout.bitmap_offset().0 + layout.bitmap_used_len();
-    let headroom_end = layout.bitmap_offset().0 + layout.bitmap_reserved_len();
     Ok(Examination {
         other_slot: Header::check_whole(slots.bytes(slot.other())).err(),
         len: size_of_file(file)?,
-        headroom: first_nonzero(file, used_end..headroom_end)?,
+        headroom: first_in_headroom(file, &layout)?,
         past_end: first_past_end(file, &layout, &bitmap)?,
         leftovers: leftovers(file, &layout, &bitmap)?,
         file,
@@ -177,6 +175,27 @@ fn first_nonzero(file: &BlockFile, range: Range<u64>) -> Result<Option<u64>, Ima
     })
     .map_err(ImageError::io(file.path(), "read it"))?;
     Ok(found)
+}
+
+fn first_in_headroom(file: &BlockFile, layout: &Layout) -> Result<Option<u64>, ImageError> {
+    let start = layout.bitmap_offset().0;
+    first_nonzero(
+        file,
+        start + layout.bitmap_used_len()..start + layout.bitmap_reserved_len(),
+    )
+}
+
+/// What of an open image would show if its disk were larger.
+pub(super) fn shown_by_growing(
+    file: &BlockFile,
+    layout: &Layout,
+    bitmap: &Bitmap,
+) -> Result<Option<Problem>, ImageError> {
+    if let Some(offset) = first_in_headroom(file, layout)? {
+        return Ok(Some(Problem::Headroom { offset }));
+    }
+    let past_end = first_past_end(file, layout, bitmap)?;
+    Ok(past_end.map(|offset| Problem::PastEnd { offset }))
 }
 
 fn first_past_end(

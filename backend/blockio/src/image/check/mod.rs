@@ -13,7 +13,7 @@ use dscow::header::State;
 
 use super::chain;
 use super::error::ImageError;
-use super::open::{ImageAccess, open_locked};
+use super::open::{Image, ImageAccess, open_locked};
 use crate::file::Caching;
 use examine::{Examination, examine};
 
@@ -85,6 +85,18 @@ impl CheckReport {
             block_count: 0,
             leftover_bytes: 0,
         })
+    }
+}
+
+/// Looks whether a larger disk would show what it must not: bits set where its blocks will be, or bytes past its end.
+pub(super) fn check_growable(image: &Image) -> Result<(), ImageError> {
+    let (file, layout) = (image.file(), &image.header().layout);
+    match examine::shown_by_growing(file, layout, image.bitmap())? {
+        None => Ok(()),
+        Some(problem) => Err(ImageError::NotGrowable {
+            path: file.path().to_owned(),
+            problem: Box::new(problem),
+        }),
     }
 }
 

@@ -5,7 +5,7 @@ use std::process::Command;
 use dscow::layout::{Headroom, LayoutError};
 
 use super::*;
-use crate::testing::LoopDevice;
+use crate::testing::{LoopDevice, Mounted};
 
 /// A loop device of `len` bytes of zeros in a folder of its own.
 struct Device {
@@ -154,7 +154,9 @@ fn a_device_in_use_is_left_alone_also_by_force() {
     assert!(made.unwrap().success());
     let mount_point = device.folder.path().join("mnt");
     fs::create_dir(&mount_point).unwrap();
-    let mounted = Mounted::new(device.path(), &mount_point);
+    let Some(mounted) = Mounted::new(device.path(), &mount_point) else {
+        return;
+    };
     assert_eq!(
         device.refusal(&force),
         "DEVICE: is mounted, or claimed by a volume group, an array or another program"
@@ -177,24 +179,6 @@ fn a_device_in_use_is_left_alone_also_by_force() {
     device.create(&force).unwrap();
 }
 
-/// A mounted file system, unmounted when it is dropped.
-struct Mounted<'a>(&'a Path);
-
-impl<'a> Mounted<'a> {
-    fn new(device: &Path, place: &'a Path) -> Self {
-        let done = Command::new("mount").arg(device).arg(place).status();
-        assert!(done.unwrap().success());
-        Self(place)
-    }
-}
-
-impl Drop for Mounted<'_> {
-    fn drop(&mut self) {
-        let done = Command::new("umount").arg(self.0).status();
-        assert!(done.unwrap().success());
-    }
-}
-
 #[test]
 fn a_device_that_shrank_does_not_open() {
     let Some(device) = Device::new(16 << 20, &[]) else {
@@ -205,11 +189,7 @@ fn a_device_that_shrank_does_not_open() {
         .write(true)
         .open(device.folder.path().join("backing"));
     backing.unwrap().set_len(12 << 20).unwrap();
-    let resized = Command::new("losetup")
-        .arg("--set-capacity")
-        .arg(device.path())
-        .status();
-    assert!(resized.unwrap().success());
+    device.device.follow_size();
     let error = Image::open(device.path(), ImageAccess::Writable)
         .err()
         .expect("it must not open");
