@@ -66,7 +66,7 @@ impl BlockFile {
     }
 
     /// Reads until `bytes` is full or the file ends, and returns how many bytes there were.
-    fn fill(&self, bytes: &mut [u8], offset: u64) -> io::Result<usize> {
+    pub(super) fn fill(&self, bytes: &mut [u8], offset: u64) -> io::Result<usize> {
         let mut done = 0;
         while done < bytes.len() {
             match self.file.read_at(&mut bytes[done..], offset + done as u64) {

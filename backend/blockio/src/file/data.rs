@@ -4,10 +4,11 @@ use std::io;
 use std::ops::{ControlFlow, Range};
 
 use super::{BlockFile, ZEROS};
+use crate::buffer::AlignedBuf;
 
 /// Bytes read at a time.
 const PIECE_SIZE: u64 = 1 << 20;
-/// What is left out if it is all zeros. A divisor of [`PIECE_SIZE`].
+/// What is left out if it is all zeros. A divisor of [`PIECE_SIZE`], and a multiple of what direct I/O is aligned to.
 const PAGE_SIZE: usize = 4096;
 
 impl BlockFile {
@@ -24,26 +25,41 @@ impl BlockFile {
         range: Range<u64>,
         mut visit: impl FnMut(u64, &[u8]) -> ControlFlow<()>,
     ) -> io::Result<()> {
-        let mut bytes = Vec::new();
+        // One buffer for all pieces: to touch fresh memory takes longer than to read.
+        let mut buffer = AlignedBuf::zeroed(0);
         for extent in self.extents_within(range)? {
             let extent = extent?;
             let end = extent.offset + extent.len;
             let mut at = extent.offset;
             while at < end {
-                let len = (PIECE_SIZE - at % PIECE_SIZE).min(end - at);
-                let len_in_memory = usize::try_from(len).expect("at most a piece");
-                if bytes.len() < len_in_memory {
-                    bytes = vec![0; len_in_memory];
-                }
-                let piece = &mut bytes[..len_in_memory];
-                self.read_exact_at(piece, at)?;
-                if visit_pages(at, piece, &mut visit).is_break() {
+                let piece = at..end.min((at / PIECE_SIZE + 1) * PIECE_SIZE);
+                let bytes = self.read_piece(&mut buffer, piece.clone())?;
+                if visit_pages(at, bytes, &mut visit).is_break() {
                     return Ok(());
                 }
-                at += len;
+                at = piece.end;
             }
         }
         Ok(())
+    }
+
+    /// Reads a range that lies within [`PIECE_SIZE`] bytes from a multiple of it on, whole pages at a time, as direct I/O
+    /// wants it.
+    fn read_piece<'a>(
+        &self,
+        buffer: &'a mut AlignedBuf,
+        piece: Range<u64>,
+    ) -> io::Result<&'a [u8]> {
+        let start = piece.start - piece.start % PAGE_SIZE as u64;
+        let in_piece = |at: u64| usize::try_from(at - start).expect("at most a piece");
+        let outer_len = in_piece(piece.end).next_multiple_of(PAGE_SIZE);
+        if buffer.len() < outer_len {
+            *buffer = AlignedBuf::zeroed(outer_len);
+        }
+        let filled = self.fill(&mut buffer.as_mut_slice()[..outer_len], start)?;
+        buffer.as_slice()[..filled]
+            .get(in_piece(piece.start)..in_piece(piece.end))
+            .ok_or_else(|| io::ErrorKind::UnexpectedEof.into())
     }
 }
 

@@ -3,6 +3,7 @@
 //! The format itself is `dscow`'s; here its bytes meet files and locks. All of this blocks, and belongs on
 //! control paths.
 
+mod bitmap_memory;
 mod chain;
 mod check;
 mod create;

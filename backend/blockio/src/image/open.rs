@@ -12,6 +12,7 @@ use dscow::layout::Layout;
 use dscow::parents::{ParentLayer, Parents};
 use uuid::Uuid;
 
+use super::bitmap_memory::prefer_large_pages;
 use super::chain;
 use super::error::ImageError;
 use super::header_file::Slots;
@@ -277,6 +278,7 @@ pub(super) fn read_bitmap(
 ) -> Result<(), ImageError> {
     let start = layout.bitmap_offset().0;
     let range = start..start + layout.bitmap_used_len();
+    prefer_large_pages(file, range.clone(), bitmap);
     file.visit_data(range, |at, page| {
         bitmap.load(at - start, page);
         ControlFlow::Continue(())
