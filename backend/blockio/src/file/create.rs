@@ -2,12 +2,12 @@
 
 use std::fs::File;
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use rustix::fs::{AtFlags, Mode, OFlags, RenameFlags};
+use rustix::fs::{AtFlags, CWD, Mode, OFlags, RenameFlags};
 use rustix::io::Errno;
 use thiserror::Error;
 
@@ -50,12 +50,13 @@ pub enum CreateError {
     },
 }
 
-/// A file that is being made under a temporary name beside its place. [`NewFile::publish`] puts it there; if it is
-/// dropped instead, the temporary file is removed. A crash leaves at most the temporary file.
+/// A file that is being made without a name, or under a temporary one beside its place where the file system has no files
+/// without names. [`NewFile::publish`] puts it there; if it is dropped instead, nothing is left. Nor after a crash,
+/// except of a file with a temporary name.
 #[derive(Debug)]
 pub struct NewFile {
     file: Arc<BlockFile>,
-    temporary: TemporaryName,
+    temporary: Temporary,
     final_name: PathBuf,
     path: PathBuf,
 }
@@ -68,7 +69,17 @@ impl NewFile {
     ///
     /// If something is at `path` already, or the directory cannot take a new file.
     pub fn create(path: impl AsRef<Path>, caching: Caching) -> Result<Self, CreateError> {
-        let path = path.as_ref();
+        Self::create_by(path.as_ref(), caching, |directory| {
+            create_nameless(directory).or_else(|_| create_named(directory))
+        })
+    }
+
+    /// As [`NewFile::create`], where `make` makes the file in the directory.
+    pub(super) fn create_by(
+        path: &Path,
+        caching: Caching,
+        make: impl FnOnce(&OwnedFd) -> Result<(File, TemporaryName), Errno>,
+    ) -> Result<Self, CreateError> {
         let final_name = path
             .file_name()
             .ok_or_else(|| CreateError::NotAFileName(path.to_owned()))?;
@@ -80,8 +91,9 @@ impl NewFile {
         if rustix::fs::statat(&directory, final_name, AtFlags::SYMLINK_NOFOLLOW).is_ok() {
             return Err(CreateError::Exists(path.to_owned()));
         }
-        let (file, temporary) = create_temporary(directory)
+        let (file, name) = make(&directory)
             .map_err(|errno| failed(path, "making a temporary file beside it", errno))?;
+        let temporary = Temporary { directory, name };
         let file = BlockFile::adopt(file, path, Access::ReadWrite, caching)?;
         Ok(Self {
             file: Arc::new(file),
@@ -108,32 +120,51 @@ impl NewFile {
         self.file
             .sync_all()
             .map_err(|cause| failed(&self.path, "syncing it", cause))?;
-        match self.temporary.move_to(&self.final_name) {
+        match self.temporary.move_to(&self.file, &self.final_name) {
             Ok(()) => {}
             Err(Errno::EXIST) => return Err(CreateError::Exists(self.path)),
             Err(errno) => return Err(failed(&self.path, "giving it its name", errno)),
         }
-        rustix::fs::fsync(&self.temporary.directory)
+        // The file once more, since its first name is news about the file too.
+        rustix::fs::fsync(&*self.file)
+            .and_then(|()| rustix::fs::fsync(&self.temporary.directory))
             .map_err(|errno| failed(&self.path, "syncing its directory", errno))?;
         Ok(self.file)
     }
 }
 
-/// A name in a directory that is removed again when this value is dropped.
-#[derive(Debug)]
-struct TemporaryName {
-    directory: OwnedFd,
-    /// `None` once the file has its own name.
-    name: Option<String>,
+/// What a new file is called until it has its own name.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum TemporaryName {
+    /// Nothing: it goes with its last descriptor.
+    Nameless,
+    /// So.
+    Named(String),
+    /// It has its own name.
+    Final,
 }
 
-impl TemporaryName {
-    /// Gives the file another name in the same directory, unless something has that name.
-    fn move_to(&mut self, final_name: &Path) -> Result<(), Errno> {
-        let Some(name) = &self.name else {
-            return Ok(());
-        };
+/// A new file's place in its directory; a temporary name is removed when this value is dropped.
+#[derive(Debug)]
+struct Temporary {
+    directory: OwnedFd,
+    name: TemporaryName,
+}
+
+impl Temporary {
+    /// Gives the file its own name, unless something has that name.
+    fn move_to(&mut self, file: &BlockFile, final_name: &Path) -> Result<(), Errno> {
         let directory = &self.directory;
+        let name = match &self.name {
+            TemporaryName::Final => return Ok(()),
+            TemporaryName::Nameless => {
+                let (from, flags) = (path_of(file.as_fd()), AtFlags::SYMLINK_FOLLOW);
+                rustix::fs::linkat(CWD, from, directory, final_name, flags)?;
+                self.name = TemporaryName::Final;
+                return Ok(());
+            }
+            TemporaryName::Named(name) => name,
+        };
         match rustix::fs::renameat_with(
             directory,
             name,
@@ -141,7 +172,7 @@ impl TemporaryName {
             final_name,
             RenameFlags::NOREPLACE,
         ) {
-            Ok(()) => self.name = None,
+            Ok(()) => self.name = TemporaryName::Final,
             // Not every file system can rename without replacing. A link never replaces; the drop removes the
             // temporary name.
             Err(Errno::INVAL | Errno::NOSYS | Errno::OPNOTSUPP) => {
@@ -153,9 +184,9 @@ impl TemporaryName {
     }
 }
 
-impl Drop for TemporaryName {
+impl Drop for Temporary {
     fn drop(&mut self) {
-        if let Some(name) = &self.name
+        if let TemporaryName::Named(name) = &self.name
             && let Err(cause) = rustix::fs::unlinkat(&self.directory, name, AtFlags::empty())
         {
             tracing::warn!("the temporary file {name} is left behind: {cause}");
@@ -175,8 +206,22 @@ fn open_directory_of(path: &Path) -> Result<OwnedFd, Errno> {
     )
 }
 
-/// Makes a file that nobody had before.
-fn create_temporary(directory: OwnedFd) -> Result<(File, TemporaryName), Errno> {
+/// The path by which an open file can be linked.
+fn path_of(file: BorrowedFd<'_>) -> String {
+    format!("/proc/self/fd/{}", file.as_raw_fd())
+}
+
+/// Makes a file without a name, after making sure that it can be given one.
+pub(super) fn create_nameless(directory: &OwnedFd) -> Result<(File, TemporaryName), Errno> {
+    let flags = OFlags::RDWR | OFlags::TMPFILE | OFlags::CLOEXEC;
+    let file = rustix::fs::openat(directory, ".", flags, Mode::RUSR | Mode::WUSR)?;
+    // Without /proc it could not be linked, which would be noticed only when all the work is done.
+    rustix::fs::statat(CWD, path_of(file.as_fd()), AtFlags::empty())?;
+    Ok((File::from(file), TemporaryName::Nameless))
+}
+
+/// Makes a file under a name that nobody had before.
+pub(super) fn create_named(directory: &OwnedFd) -> Result<(File, TemporaryName), Errno> {
     static COUNTER: AtomicU64 = AtomicU64::new(0);
     let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
     let mut result = Err(Errno::EXIST);
@@ -186,20 +231,14 @@ fn create_temporary(directory: OwnedFd) -> Result<(File, TemporaryName), Errno> 
             std::process::id(),
             COUNTER.fetch_add(1, Ordering::Relaxed)
         );
-        result = rustix::fs::openat(&directory, &name, flags, Mode::RUSR | Mode::WUSR)
+        result = rustix::fs::openat(directory, &name, flags, Mode::RUSR | Mode::WUSR)
             .map(|file| (file, name));
         if !matches!(result, Err(Errno::EXIST)) {
             break;
         }
     }
     let (file, name) = result?;
-    Ok((
-        File::from(file),
-        TemporaryName {
-            directory,
-            name: Some(name),
-        },
-    ))
+    Ok((File::from(file), TemporaryName::Named(name)))
 }
 
 fn failed(path: &Path, step: &'static str, cause: impl Into<io::Error>) -> CreateError {

@@ -356,14 +356,32 @@ fn names_in(directory: &Path) -> Vec<String> {
     names
 }
 
+/// Without a name, and under a temporary one, as on file systems that have no files without names.
+fn on_each_way(test: impl Fn(&Path, &dyn Fn(&Path) -> Result<NewFile, CreateError>, usize)) {
+    on_each_file_system(|directory| {
+        test(
+            directory,
+            &|path| NewFile::create_by(path, DIRECT, super::create::create_nameless),
+            0,
+        );
+    });
+    on_each_file_system(|directory| {
+        test(
+            directory,
+            &|path| NewFile::create_by(path, DIRECT, super::create::create_named),
+            1,
+        );
+    });
+}
+
 #[test]
 fn a_new_file_is_in_its_place_only_when_it_is_published() {
-    on_each_file_system(|directory| {
+    on_each_way(|directory, create, temporary_names| {
         let path = directory.join("vm1.cow");
-        let new = NewFile::create(&path, DIRECT).unwrap();
+        let new = create(&path).unwrap();
         new.file().write_all_at(&[3; 4096], 0).unwrap();
         assert!(!path.exists());
-        assert_eq!(names_in(directory).len(), 1);
+        assert_eq!(names_in(directory).len(), temporary_names);
         let file = new.publish().unwrap();
         assert_eq!(names_in(directory), ["vm1.cow"]);
         assert_eq!(fs::read(&path).unwrap(), [3; 4096]);
@@ -375,22 +393,19 @@ fn a_new_file_is_in_its_place_only_when_it_is_published() {
 
 #[test]
 fn a_new_file_that_is_given_up_leaves_nothing() {
-    on_each_file_system(|directory| {
-        drop(NewFile::create(directory.join("vm1.cow"), Caching::Buffered).unwrap());
+    on_each_way(|directory, create, _| {
+        drop(create(&directory.join("vm1.cow")).unwrap());
         assert!(names_in(directory).is_empty());
     });
 }
 
 #[test]
 fn what_exists_is_never_replaced() {
-    on_each_file_system(|directory| {
+    on_each_way(|directory, create, _| {
         let path = directory.join("vm1.cow");
-        let late = NewFile::create(&path, Caching::Buffered).unwrap();
+        let late = create(&path).unwrap();
         fs::write(&path, b"precious").unwrap();
-        for error in [
-            NewFile::create(&path, Caching::Buffered).unwrap_err(),
-            late.publish().unwrap_err(),
-        ] {
+        for error in [create(&path).unwrap_err(), late.publish().unwrap_err()] {
             assert!(matches!(error, CreateError::Exists(_)));
             assert_eq!(
                 error.to_string(),
@@ -402,7 +417,7 @@ fn what_exists_is_never_replaced() {
 
         let dangling = directory.join("dangling");
         symlink(directory.join("nowhere"), &dangling).unwrap();
-        let error = NewFile::create(&dangling, Caching::Buffered).unwrap_err();
+        let error = create(&dangling).unwrap_err();
         assert!(matches!(error, CreateError::Exists(_)));
     });
 }
