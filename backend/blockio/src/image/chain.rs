@@ -108,7 +108,7 @@ fn open_parent(child: &Path, path: &Path, recorded: &Recorded) -> Result<Layer, 
 /// Opens a raw base, and tells in what it differs from what was recorded.
 fn open_raw(path: &Path, recorded: &Recorded) -> Result<(Layer, Option<ParentChange>), ImageError> {
     let file = BlockFile::open(path, Access::ReadOnly, Caching::Buffered)?;
-    lock::lock_raw_base(&file)?;
+    lock::patiently(lock::PATIENCE, &file, lock::lock_raw_base)?;
     let size = size_of_file(&file)?;
     let change = compare_raw(&file, size, recorded)?;
     let file = Arc::new(file);

@@ -24,7 +24,7 @@ pub(super) fn write_new(
     force: bool,
 ) -> Result<Header, ImageError> {
     let mut device = BlockFile::open(path, Access::ReadWrite, Caching::Buffered)?;
-    lock::lock_exclusive(&device)?;
+    lock::patiently(lock::PATIENCE, &device, lock::lock_exclusive)?;
     device.claim_device()?;
     check_room(&device, &header.layout, headroom)?;
     if !force {

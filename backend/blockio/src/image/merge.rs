@@ -172,7 +172,7 @@ fn open_raw(
     recorded: &Recorded,
 ) -> Result<(BlockFile, u64, Option<ParentChange>), ImageError> {
     let mut file = BlockFile::open(path, Access::ReadWrite, Caching::DIRECT_SECTORS)?;
-    lock::lock_exclusive(&file)?;
+    lock::patiently(lock::PATIENCE, &file, lock::lock_exclusive)?;
     file.claim_device()?;
     let size = size_of_file(&file)?;
     let change = compare_raw(&file, size, recorded)?;

@@ -3,7 +3,6 @@
 use std::ops::ControlFlow;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
 
 use dscow::bitmap::Bitmap;
 use dscow::engine::{Engine, Mode, OnNoSpace, Options};
@@ -18,10 +17,6 @@ use super::error::ImageError;
 use super::header_file::Slots;
 use crate::file::{Access, BlockFile, Caching};
 use crate::lock;
-
-/// How long to wait for an image that is locked: a process that was killed holds its locks until the kernel is done
-/// with its last operations.
-const LOCK_PATIENCE: Duration = Duration::from_secs(1);
 
 /// What an image is opened for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -233,12 +228,12 @@ pub(super) fn open_locked(
     match access {
         ImageAccess::ReadOnly => {
             let file = BlockFile::open(path, Access::ReadOnly, caching)?;
-            lock::lock_shared(&file)?;
+            lock::patiently(lock::PATIENCE, &file, lock::lock_shared)?;
             Ok(file)
         }
         ImageAccess::Writable => {
             let mut file = BlockFile::open(path, Access::ReadWrite, caching)?;
-            lock::lock_exclusive_within(&file, LOCK_PATIENCE)?;
+            lock::patiently(lock::PATIENCE, &file, lock::lock_exclusive)?;
             file.claim_device()?;
             Ok(file)
         }

@@ -53,7 +53,7 @@ fn identify_dscow(path: &Path) -> Result<Parent, ImageError> {
 }
 
 fn identify_raw(path: &Path, file: &BlockFile) -> Result<Parent, ImageError> {
-    lock::lock_raw_base(file)?;
+    lock::patiently(lock::PATIENCE, file, lock::lock_raw_base)?;
     describe(file, path, None)
 }
 

@@ -78,7 +78,11 @@ pub enum LockError {
     },
 }
 
-/// How long [`lock_exclusive_within`] waits between two tries.
+/// How long to wait for a lock that ends by itself: a process that was killed holds its locks until the kernel is done with
+/// its last operations, which reading one of its images must wait for as much as writing it.
+pub const PATIENCE: Duration = Duration::from_secs(1);
+
+/// How long [`patiently`] waits between two tries.
 const RETRY_INTERVAL: Duration = Duration::from_millis(10);
 
 /// Locks a whole image for writing, or turns a shared lock of the same open file into an exclusive one.
@@ -93,16 +97,19 @@ pub fn lock_exclusive(file: &BlockFile) -> Result<(), LockError> {
     set(file, LockMode::Exclusive, WHOLE_FILE)
 }
 
-/// As [`lock_exclusive`], but waits up to `patience` for the lock to become free: a process that has died holds its
-/// locks until its last operations are over. Blocks the thread.
+/// Takes a lock by one of the functions here, and waits up to `patience` for it to become free. Blocks the thread.
 ///
 /// # Errors
 ///
-/// As for [`lock_exclusive`].
-pub fn lock_exclusive_within(file: &BlockFile, patience: Duration) -> Result<(), LockError> {
+/// As for `lock`.
+pub fn patiently(
+    patience: Duration,
+    file: &BlockFile,
+    lock: impl Fn(&BlockFile) -> Result<(), LockError>,
+) -> Result<(), LockError> {
     let begun = Instant::now();
     loop {
-        match lock_exclusive(file) {
+        match lock(file) {
             // The kernel can wait for a lock, but not with a limit.
             Err(LockError::Held { .. }) if begun.elapsed() < patience => {
                 thread::sleep(RETRY_INTERVAL);

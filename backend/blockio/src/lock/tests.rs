@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 
 use super::{LockError, byte, conflict, set};
-use super::{LockMode, lock_exclusive, lock_exclusive_within, lock_raw_base, lock_shared, unlock};
+use super::{LockMode, lock_exclusive, lock_raw_base, lock_shared, patiently, unlock};
 use crate::file::{Access, BlockFile, Caching};
 use crate::testing::{directories, not_tested};
 
@@ -179,10 +179,10 @@ fn waiting_for_a_lock_ends_when_it_is_free_or_patience_is_over() {
     with_image(|path| {
         let (first, second) = (open(path), open(path));
         lock_exclusive(&first).unwrap();
-        let impatient = lock_exclusive_within(&second, std::time::Duration::ZERO);
+        let impatient = patiently(std::time::Duration::ZERO, &second, lock_raw_base);
         assert!(matches!(impatient, Err(LockError::Held { .. })));
         let waiter = std::thread::spawn(move || {
-            lock_exclusive_within(&second, std::time::Duration::from_secs(600))
+            patiently(std::time::Duration::from_secs(600), &second, lock_shared)
         });
         drop(first);
         waiter.join().unwrap().unwrap();

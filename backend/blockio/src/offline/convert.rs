@@ -201,7 +201,7 @@ fn is_device(path: &Path) -> bool {
 /// A device to write a raw disk of `size` bytes to.
 fn open_device(path: &Path, size: u64, force: bool) -> Result<BlockFile, ImageError> {
     let mut device = BlockFile::open(path, Access::ReadWrite, Caching::DIRECT)?;
-    lock::lock_exclusive(&device)?;
+    lock::patiently(lock::PATIENCE, &device, lock::lock_exclusive)?;
     device.claim_device()?;
     let found = device
         .size()

@@ -33,7 +33,7 @@ impl Volume {
         if is_dscow(&file, format)? {
             return Ok(Self::of_image(Image::open(path, ImageAccess::ReadOnly)?));
         }
-        lock::lock_raw_base(&file)?;
+        lock::patiently(lock::PATIENCE, &file, lock::lock_raw_base)?;
         let size = raw_size(&file)?;
         Ok(Self::of_raw(Arc::new(file), size))
     }
