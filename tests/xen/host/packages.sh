@@ -4,7 +4,8 @@
 xen_packages=(qemu-system-x86 qemu-utils mmdebstrap debian-archive-keyring cpio kmod e2fsprogs xz-utils zstd)
 build_packages=(build-essential pkg-config libxen-dev libclang-dev)
 # qemu-utils, libnbd-bin, fio: tests show that qemu-img refuses a base in use, and that these NBD clients are served.
-check_packages=(shellcheck qemu-utils libnbd-bin fio)
+# strace: kills commands at each of their writes.
+check_packages=(shellcheck qemu-utils libnbd-bin fio strace)
 
 # install_packages PACKAGE...: installs those that are not there, and says so.
 install_packages() {

@@ -49,6 +49,7 @@ fn as_json(args: &Args, found: &Inspection) -> Value {
         "state": state(header.state),
         "generation": header.generation,
         "created_unix_seconds": header.created,
+        "commit_under_way": header.commit_under_way,
         "base": header.parent.as_ref().map(|parent| json!({
             "path": parent.path(),
             "format": parent.format_name(),
@@ -89,6 +90,9 @@ fn print_text(args: &Args, found: &Inspection) {
         let label = if i == 0 { "base:" } else { "" };
         let format = header.as_ref().map_or("raw", |_| "dscow");
         println!("{label:14} {} ({format})", path.display());
+    }
+    if header.commit_under_way {
+        println!("commit:        under way into its base; finish it with cowback commit");
     }
 }
 
