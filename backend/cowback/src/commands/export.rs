@@ -17,7 +17,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use crate::error::{CommandError, CommandResult, Outcome};
 use crate::size;
 
-/// Serve an image to NBD clients, such as qemu-img, nbdcopy or the kernel's nbd-client
+/// Serve an image to NBD clients, such as qemu-img, nbdcopy and fio
 ///
 /// Prints one line when clients can connect. Serves until SIGTERM or SIGINT; then answers what it has taken, closes the
 /// image and removes the socket. Only the user who starts it can connect.
