@@ -5,7 +5,7 @@ use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
 use std::time::Instant;
 
-use blockio::buffer::{Buffer, BufferPool};
+use blockio::buffer::{BUFFER_ALIGNMENT, Buffer, BufferPool};
 use blockio::stream;
 use nbd::reply::Bytes;
 use nbd::{
@@ -151,7 +151,8 @@ impl Connection {
     /// forgotten.
     pub(crate) fn end(&mut self) {
         self.ending = true;
-        if let Some(bytes) = self.inbound.abandon_write() {
+        if let Some(write) = self.inbound.abandon_write() {
+            let bytes = charge_of(&write.command);
             self.in_flight.subtract(Charge { requests: 1, bytes });
         }
     }
@@ -356,10 +357,12 @@ impl Connection {
     }
 }
 
-/// How many bytes are held for a request.
+/// How many bytes are held for a request: buffers come in powers of two, from a page on.
 pub(crate) fn charge_of(command: &Command) -> usize {
     match command {
-        Command::Read { range, .. } | Command::Write { range, .. } => range.len as usize,
+        Command::Read { range, .. } | Command::Write { range, .. } => (range.len as usize)
+            .next_power_of_two()
+            .max(BUFFER_ALIGNMENT),
         Command::BlockStatus { .. } => crate::status::REPLY_BYTES_MAX,
         _ => 0,
     }

@@ -136,9 +136,9 @@ impl Inbound {
         self.write.is_some()
     }
 
-    /// Forgets the write whose data is on its way; returns the length of its data.
-    pub(crate) fn abandon_write(&mut self) -> Option<usize> {
-        self.write.take().map(|write| write.buffer.len())
+    /// Forgets the write whose data is on its way, and returns its request.
+    pub(crate) fn abandon_write(&mut self) -> Option<Request> {
+        self.write.take().map(|write| write.request)
     }
 
     /// The write whose data is complete.

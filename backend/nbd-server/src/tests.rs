@@ -2,6 +2,7 @@
 
 mod client;
 mod hostile;
+mod limits;
 mod listening;
 mod rig;
 mod serving;
