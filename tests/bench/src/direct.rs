@@ -19,7 +19,7 @@ use thiserror::Error;
 use crate::device::DeviceCounts;
 use crate::pattern::{SplitMix, Step};
 
-/// Names opening and closing; the requests are named by their slot, which is lower.
+/// Names opening, closing and single requests; the requests are named by their slot, which is lower.
 const CONTROL: Token = Token(u64::MAX);
 
 /// Why an image could not be measured.
@@ -162,6 +162,16 @@ impl Session {
             cpu_ns: nanoseconds(cpu),
             device,
         })
+    }
+
+    /// Makes one request and waits for it. The buffer is as long as its range.
+    ///
+    /// # Errors
+    /// If it or the executor fails.
+    pub fn request(&mut self, request: Request, buffer: Buffer) -> Result<(), DirectError> {
+        self.disk
+            .submit(self.executor.as_mut(), CONTROL, request, buffer);
+        self.wait_for_control("a request")
     }
 
     /// The disk, to ask about its state.

@@ -1,9 +1,33 @@
 //! Measures cowback against raw files and qemu-nbd, side by side.
 //!
-//! [`direct`] drives an image through the engine and an executor alone; [`pattern`] says what is asked of every peer.
+//! - [`pattern`]: what is asked of every contender; [`fio`] and [`direct`] ask it.
+//! - [`contender`], [`server`]: who is measured, and how each is set up; [`site`]: where.
+//! - [`throughput`], [`alone`], [`chain`], [`opening`], [`space`]: what is measured; [`suite`] does all of it.
+//! - [`report`], [`render`]: what was found, and how it is shown.
 
 #![forbid(unsafe_code)]
+// Counts and times become figures for people, which need no more digits than a float has.
+#![allow(clippy::cast_precision_loss)]
 
+pub mod alone;
+pub mod chain;
+pub mod contender;
 pub mod device;
 pub mod direct;
+pub mod error;
+pub mod fio;
+pub mod host;
+pub mod inside;
+pub mod null;
+pub mod opening;
 pub mod pattern;
+pub mod render;
+pub mod report;
+pub mod scale;
+pub mod server;
+pub mod site;
+pub mod space;
+pub mod stats;
+pub mod suite;
+pub mod throughput;
+pub mod tool;

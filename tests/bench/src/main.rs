@@ -2,13 +2,19 @@
 
 #![forbid(unsafe_code)]
 
-use std::error::Error;
-use std::path::PathBuf;
+mod single;
 
-use bench::direct::{Measured, Session};
-use bench::pattern::{Order, Pattern, Work};
-use blockio::executor::open_executor;
-use blockio::image::ImageAccess;
+use std::error::Error;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use bench::error::BenchError;
+use bench::inside;
+use bench::render;
+use bench::report::{Report, Settings};
+use bench::scale::Scale;
+use bench::suite::{self, Plan};
 use clap::{Parser, Subcommand};
 
 /// Measures cowback against raw files and qemu-nbd, side by side.
@@ -20,95 +26,116 @@ struct Args {
 
 #[derive(Subcommand)]
 enum Command {
+    /// Measure everything, print a table, and keep the figures as JSON. Needs root
+    Run(RunArgs),
+    /// Print docs/performance.md, made from the figures that a run has kept
+    Report {
+        /// The figures
+        json: PathBuf,
+    },
     /// Drive one image through the engine and an executor, and say what was measured
-    Direct(DirectArgs),
+    Direct(single::DirectArgs),
+    /// The same with an executor that does nothing: what the engine itself costs
+    Engine(single::EngineArgs),
+    /// Open one image and say what that took
+    Open {
+        /// The image
+        image: PathBuf,
+    },
 }
 
-/// What is asked of the image; the options have the names that fio gives them.
 #[derive(clap::Args)]
-struct DirectArgs {
-    /// The image; writing changes it
-    image: PathBuf,
-    /// read, write, randread or randwrite
+struct RunArgs {
+    /// Only see that everything works; the figures mean nothing
     #[arg(long)]
-    rw: Work,
-    /// Bytes of a request
-    #[arg(long, default_value_t = 4096)]
-    bs: u64,
-    /// Requests at a time
-    #[arg(long, default_value_t = 32)]
-    iodepth: usize,
-    /// How many requests, no place twice
-    #[arg(long)]
-    number_ios: u64,
-    /// Bytes of the disk that the requests are spread over; all of it if not given
-    #[arg(long)]
-    size: Option<u64>,
-    /// A flush after each so many requests; 0 for none
-    #[arg(long, default_value_t = 0)]
-    fsync: u64,
-    /// Which random order
-    #[arg(long, default_value_t = 1)]
-    randseed: u64,
-    /// The stat file, in /sys/block, of the device whose writes are to be counted
-    #[arg(long)]
-    stat: Option<PathBuf>,
-    /// Print JSON
-    #[arg(long)]
-    json: bool,
+    quick: bool,
+    /// Only rows whose names contain this: direct-read, direct-write, direct-first-write-flush, nbd-read, nbd-write,
+    /// nbd-first-write, nbd-first-write-flush, nbd-sequential-read, nbd-sequential-write, synced-first-write-bytes,
+    /// chain-read-cpu, chain-read, open-time, open-memory, open-space, engine-read, engine-write, engine-first-write
+    #[arg(long, value_name = "ROW")]
+    only: Option<String>,
+    /// Measurements of each contender
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
+    rounds: Option<u16>,
+    /// Where to keep the figures
+    #[arg(long, value_name = "PATH", default_value = "target/bench/bench.json")]
+    json: PathBuf,
+    /// Set by the program itself, for its second half that is cleaned up by the kernel
+    #[arg(long, hide = true)]
+    inside: bool,
 }
 
-fn main() -> Result<(), Box<dyn Error>> {
-    match Args::parse().command {
-        Command::Direct(args) => direct(&args),
-    }
-}
+/// Rounds of a whole run, and of a smoke test.
+const ROUNDS: (u16, u16) = (5, 1);
 
-fn direct(args: &DirectArgs) -> Result<(), Box<dyn Error>> {
-    // Also for reading: an image that is only read is read through the page cache, as bases are.
-    let access = ImageAccess::Writable;
-    let mut session = Session::open(&args.image, access, open_executor()?)?;
-    let pattern = Pattern {
-        direction: args.rw.direction,
-        order: if args.rw.random {
-            Order::Random {
-                seed: args.randseed,
-            }
-        } else {
-            Order::Sequential
-        },
-        request_len: args.bs,
-        count: args.number_ios,
-        span: args
-            .size
-            .unwrap_or(session.disk().engine().layout().virtual_size()),
-        flush_every: args.fsync,
+fn main() -> ExitCode {
+    let result = match Args::parse().command {
+        Command::Run(args) if args.inside => run(&args),
+        Command::Run(_) => run_inside(),
+        Command::Report { json } => read_report(&json).map(|report| {
+            print!("{}", render::document(&report));
+            ExitCode::SUCCESS
+        }),
+        Command::Direct(args) => single::direct(&args),
+        Command::Engine(args) => single::engine(&args),
+        Command::Open { image } => single::open(&image),
     };
-    let measured = session.run(&pattern.steps(), args.iodepth, args.stat.as_deref())?;
-    session.close()?;
-    if args.json {
-        println!("{}", serde_json::to_string(&measured)?);
-    } else {
-        print(&measured);
-    }
-    Ok(())
+    result.unwrap_or_else(|error| {
+        eprintln!("error: {error}");
+        ExitCode::FAILURE
+    })
 }
 
-fn print(measured: &Measured) {
-    println!(
-        "{} requests, {} flushes: {:.0} requests/s, {:.2} us of CPU each",
-        measured.requests,
-        measured.flushes,
-        measured.requests_per_second(),
-        measured.cpu_ns_per_request() / 1000.0
-    );
-    if let Some(device) = measured.device {
-        println!(
-            "device: {} bytes written ({:.0} for each request), {} read, {} flushes",
-            device.bytes_written,
-            device.bytes_written as f64 / measured.requests as f64,
-            device.bytes_read,
-            device.flushes
-        );
-    }
+type Result<T> = std::result::Result<T, Box<dyn Error>>;
+
+fn run_inside() -> Result<ExitCode> {
+    let arguments = std::env::args_os().skip(1).chain(["--inside".into()]);
+    let status = inside::run(arguments)?;
+    Ok(if status.success() {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    })
+}
+
+fn run(args: &RunArgs) -> Result<ExitCode> {
+    let rounds = args
+        .rounds
+        .unwrap_or(if args.quick { ROUNDS.1 } else { ROUNDS.0 });
+    let settings = Settings {
+        rounds: rounds.into(),
+        quick: args.quick,
+        scale: if args.quick {
+            Scale::QUICK
+        } else {
+            Scale::FULL
+        },
+    };
+    let folder = args.json.parent().unwrap_or(Path::new("."));
+    let folder = std::path::absolute(folder)?;
+    fs::create_dir_all(&folder)?;
+    let cowback = std::env::current_exe()?.with_file_name("cowback");
+    let plan = Plan {
+        settings,
+        only: args.only.as_deref(),
+        scratch: &folder.join("scratch"),
+        cowback: &cowback,
+    };
+    let report = suite::run(&plan)?;
+    fs::write(&args.json, serde_json::to_string_pretty(&report)? + "\n")?;
+    print!("{}", render::table(&report));
+    Ok(if report.failures.is_empty() {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    })
+}
+
+fn read_report(json: &Path) -> Result<Report> {
+    let text =
+        fs::read_to_string(json).map_err(BenchError::io(format!("read {}", json.display())))?;
+    serde_json::from_str(&text).map_err(|cause| {
+        let path = json.display().to_string();
+        BenchError::Report { path, cause }.into()
+    })
 }

@@ -82,6 +82,35 @@ impl Pattern {
         steps
     }
 
+    /// The same as options of `bench direct`.
+    pub fn arguments(&self) -> Vec<String> {
+        let Self {
+            request_len,
+            count,
+            span,
+            flush_every,
+            ..
+        } = self;
+        let random = matches!(self.order, Order::Random { .. });
+        let mut arguments = vec![
+            format!(
+                "--rw={}",
+                Work {
+                    direction: self.direction,
+                    random
+                }
+            ),
+            format!("--bs={request_len}"),
+            format!("--number-ios={count}"),
+            format!("--size={span}"),
+            format!("--fsync={flush_every}"),
+        ];
+        if let Order::Random { seed } = self.order {
+            arguments.push(format!("--randseed={seed}"));
+        }
+        arguments
+    }
+
     fn places(&self, places: u64) -> Vec<u64> {
         match self.order {
             Order::Sequential => (0..self.count).collect(),
@@ -154,11 +183,12 @@ impl FromStr for Work {
     }
 }
 
-impl fmt::Display for Direction {
+impl fmt::Display for Work {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Read => "read",
-            Self::Write => "write",
+        f.write_str(if self.random { "rand" } else { "" })?;
+        f.write_str(match self.direction {
+            Direction::Read => "read",
+            Direction::Write => "write",
         })
     }
 }
@@ -242,6 +272,7 @@ mod tests {
             random: true,
         };
         assert_eq!("randwrite".parse(), Ok(write));
+        assert_eq!(write.to_string(), "randwrite");
         assert!("randtrim".parse::<Work>().is_err());
     }
 
