@@ -6,6 +6,7 @@ build_packages=(build-essential pkg-config libxen-dev libclang-dev)
 # qemu-utils, libnbd-bin, fio: tests show that qemu-img refuses a base in use, and that these NBD clients are served.
 # strace: kills commands at each of their writes.
 check_packages=(shellcheck qemu-utils libnbd-bin fio strace)
+bench_packages=(fio qemu-utils libnbd-bin valgrind e2fsprogs xfsprogs util-linux mount mmdebstrap debian-archive-keyring)
 
 # install_packages PACKAGE...: installs those that are not there, and says so.
 install_packages() {
