@@ -187,8 +187,11 @@ impl Engine {
                 other => unreachable!("no header is being written in {other:?}"),
             };
         if result.is_err() {
+            // The disk has had its new size since the first copy was durable; that the second is missing does not
+            // take it back.
+            let has_grown = write.pass == Pass::Second && after_failure == Lifecycle::Open;
             self.lifecycle = after_failure;
-            return self.finish(write.token, result);
+            return self.finish(write.token, if has_grown { Ok(()) } else { result });
         }
         self.header_in_force(*write.header);
         if write.pass == Pass::Second {

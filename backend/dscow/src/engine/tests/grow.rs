@@ -46,6 +46,27 @@ fn the_file_is_longer_for_good_before_the_header_says_so() {
 }
 
 #[test]
+fn a_second_header_that_cannot_be_written_does_not_take_the_new_size_back() {
+    let mut disk = Driver::new(64 << 10, 4096, vec![]);
+    disk.engine.grow(GROW, 128 << 10);
+    disk.collect();
+    for step in ["length", "sync", "header", "sync"] {
+        assert_eq!(kind(&disk), step);
+        disk.complete(0, Ok(()));
+    }
+    assert_eq!(kind(&disk), "header");
+    disk.complete(0, Err(Errno::EIO));
+    assert_eq!(disk.take_result(GROW), Some(Ok(())));
+    assert_eq!(disk.engine.layout().virtual_size(), 128 << 10);
+    disk.write(1, 96 << 10, &[5; 512]);
+    disk.engine.close(Token(2));
+    disk.run();
+    assert_eq!(disk.take_result(Token(2)), Some(Ok(())));
+    let reopened = Driver::reopen(disk.files.swap_remove(0), vec![]);
+    assert_eq!(reopened.engine.layout().virtual_size(), 128 << 10);
+}
+
+#[test]
 fn what_is_new_hides_a_larger_parent_also_after_reopening() {
     let raw = || vec![Below::Raw(vec![1; 64 << 10])];
     let mut disk = Driver::new(16 << 10, 4096, raw());
