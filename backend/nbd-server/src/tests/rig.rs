@@ -56,16 +56,7 @@ impl Rig {
     }
 
     pub(super) fn with(setup: Setup) -> Self {
-        let folder = TempDir::new().unwrap();
-        let base = folder.path().join("base.img");
-        fs::write(&base, vec![0x55; BASE_BYTES]).unwrap();
-        let options = CreateOptions {
-            base: Some(base),
-            size: Some(SIZE),
-            ..CreateOptions::default()
-        };
-        create(&folder.path().join("vm.cow"), &options).unwrap();
-        Self::over(folder, setup)
+        Self::over(new_folder(), setup)
     }
 
     /// Serves what is in the folder, which an earlier rig may have left.
@@ -144,7 +135,22 @@ impl Stopped {
     }
 }
 
-fn open(image: &Path, socket: Socket, setup: Setup) -> (Export, Box<dyn Executor>) {
+/// A folder with an image over a base.
+pub(super) fn new_folder() -> TempDir {
+    let folder = TempDir::new().unwrap();
+    let base = folder.path().join("base.img");
+    fs::write(&base, vec![0x55; BASE_BYTES]).unwrap();
+    let options = CreateOptions {
+        base: Some(base),
+        size: Some(SIZE),
+        ..CreateOptions::default()
+    };
+    create(&folder.path().join("vm.cow"), &options).unwrap();
+    folder
+}
+
+/// An export that is being opened, and the executor that it is served by.
+pub(super) fn open(image: &Path, socket: Socket, setup: Setup) -> (Export, Box<dyn Executor>) {
     let mut executor: Box<dyn Executor> = if setup.threads {
         Box::new(PoolExecutor::new(4).unwrap())
     } else {
