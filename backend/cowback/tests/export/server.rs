@@ -88,6 +88,14 @@ impl Server {
     }
 }
 
+impl Drop for Server {
+    /// A test that fails leaves no process behind. One that has ended already cannot be killed, and need not be.
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
 /// Checks an image, which must be without fault and closed.
 pub(crate) fn check(image: &Path) -> Value {
     let output = succeeds(cowback(["check", "--json"]).arg(image));
