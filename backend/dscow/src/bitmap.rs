@@ -208,6 +208,11 @@ impl Bitmap {
         self.set_count
     }
 
+    /// How many of the blocks from the first up to and without the second are allocated.
+    pub fn count_within(&self, (first, end): (BlockIndex, BlockIndex)) -> u64 {
+        self.slice(first.0, end.0).count_ones() as u64
+    }
+
     /// How many blocks there are.
     pub fn block_count(&self) -> u64 {
         self.block_count

@@ -49,6 +49,28 @@ impl Claims {
             .expect("a claim is released once, by the job that made it")
             .waiters
     }
+
+    /// Where the claim that holds `block` ends, if one does.
+    pub(super) fn end_of_claim_at(&self, block: BlockIndex) -> Option<BlockIndex> {
+        let (_, claim) = self.by_start.range(..=block).next_back()?;
+        (claim.end > block).then_some(claim.end)
+    }
+
+    /// How far one can go from `inner` in both directions without meeting a claim that reaches outside of it or lies
+    /// there, at most to the ends of `outer`.
+    pub(super) fn free_around(&self, inner: BlockRun, outer: BlockRun) -> BlockRun {
+        let (first, end) = inner;
+        let below = self.by_start.range(..first).next_back();
+        let low = below.map_or(outer.0, |(_, claim)| claim.end.clamp(outer.0, first));
+        // The claim that holds the last block of `inner`, if one does, may reach beyond it.
+        let last = self.by_start.range(..end).next_back();
+        if last.is_some_and(|(_, claim)| claim.end > end) {
+            return (low, end);
+        }
+        let above = self.by_start.range(end..).next();
+        let high = above.map_or(outer.1, |(start, _)| (*start).min(outer.1));
+        (low, high)
+    }
 }
 
 #[cfg(test)]
@@ -82,5 +104,26 @@ mod tests {
         assert_eq!(claims.release(run(10, 20)), [7, 7]);
         assert_eq!(claims.release(run(30, 31)), [7, 7]);
         assert!(!claims.wait_if_claimed(run(0, 99), 7));
+    }
+
+    #[test]
+    fn room_ends_where_a_claim_does() {
+        let mut claims = Claims::default();
+        claims.claim(run(10, 20));
+        claims.claim(run(30, 40));
+        for (inner, outer, expected) in [
+            (run(25, 26), run(0, 100), run(20, 30)),
+            (run(25, 26), run(22, 28), run(22, 28)),
+            (run(20, 30), run(0, 100), run(20, 30)),
+            (run(5, 6), run(0, 100), run(0, 10)),
+            (run(50, 51), run(0, 100), run(40, 100)),
+            // Pieces of a claim: the rest of it is somebody else's business.
+            (run(30, 40), run(0, 100), run(20, 100)),
+            (run(30, 35), run(0, 100), run(20, 35)),
+            (run(35, 40), run(0, 100), run(35, 100)),
+            (run(33, 34), run(0, 100), run(33, 34)),
+        ] {
+            assert_eq!(claims.free_around(inner, outer), expected, "{inner:?}");
+        }
     }
 }

@@ -12,6 +12,7 @@ mod grow;
 mod lifecycle;
 mod plan;
 mod read;
+mod room;
 mod stall;
 mod write;
 

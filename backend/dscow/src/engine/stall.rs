@@ -20,6 +20,17 @@ impl Engine {
         }
     }
 
+    /// Instead of [`Engine::complete`]: the action `op` found no space, and the driver is about to make some. It waits
+    /// until [`Engine::retry_stalled`], whatever the image's policy is. Tells whether `op` is an action that can wait; if
+    /// not, nothing has happened.
+    pub fn postpone(&mut self, op: OpId) -> bool {
+        let can_wait = self.parts[op.0].takes_space();
+        if can_wait {
+            self.stalled.push(op);
+        }
+        can_wait
+    }
+
     /// Gives up what waits for space: it fails with `ENOSPC`. For a guest that is gone, or an operator who is not
     /// willing to wait.
     pub fn fail_stalled(&mut self) {

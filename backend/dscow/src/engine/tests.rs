@@ -8,5 +8,6 @@ mod grow;
 mod lifecycle;
 mod model;
 mod read_write;
+mod room;
 mod stall;
 mod zeros;

@@ -26,6 +26,8 @@ pub(super) struct Driver {
     finished: HashMap<Token, Result<(), Errno>>,
     /// The data area is not kept.
     is_sparse: bool,
+    /// Where nobody minds, garbage is written all the time.
+    pub(super) scribbles: bool,
 }
 
 /// A layer below the image.
@@ -114,6 +116,7 @@ impl Driver {
             waiting: Vec::new(),
             finished: HashMap::new(),
             is_sparse: false,
+            scribbles: false,
         }
     }
 
@@ -205,9 +208,49 @@ impl Driver {
                         "finished once"
                     );
                 }
-                io => self.waiting.push(io),
+                io => {
+                    self.scribble_around(&io);
+                    self.waiting.push(io);
+                }
             }
         }
+        self.scribble_where_unused();
+    }
+
+    fn whole_disk(&self) -> DiskRange {
+        let layout = self.engine.layout();
+        DiskRange::new(0, layout.file_len() - layout.data_offset().0)
+    }
+
+    /// Does what a driver may do that makes writes larger.
+    fn scribble_around(&mut self, action: &Action) {
+        let Action::WriteData { offset, len, .. } = action else {
+            return;
+        };
+        if !self.scribbles {
+            return;
+        }
+        let start = offset.0 - self.engine.layout().data_offset().0;
+        let write = DiskRange::new(start, *len);
+        if let Some(room) = self.engine.room_around(write, self.whole_disk()) {
+            assert!(room.start <= write.start && write.end() <= room.end());
+            self.scribble(room.start.0, write.start.0);
+            self.scribble(write.end(), room.end());
+        }
+    }
+
+    fn scribble_where_unused(&mut self) {
+        if self.scribbles {
+            for unused in self.engine.unused_within(self.whole_disk()) {
+                self.scribble(unused.start.0, unused.end());
+            }
+        }
+    }
+
+    fn scribble(&mut self, start: u64, end: u64) {
+        let garbage = vec![0xdd; usize::try_from(end - start).unwrap()];
+        let offset = self.engine.layout().data_offset().0 + start;
+        self.write_file(offset, &garbage, Ok(()));
     }
 
     /// Performs and completes the waiting action at `index`.

@@ -65,6 +65,8 @@ struct Case {
     sectors: u64,
     below: Vec<BelowSpec>,
     steps: Vec<Step>,
+    /// The driver uses every freedom that it has with what holds nothing.
+    scribbles: bool,
 }
 
 /// A write as the model remembers it; times count steps.
@@ -91,13 +93,15 @@ impl Model {
     fn new(case: &Case) -> Self {
         let below = || case.below.iter().enumerate().map(build_below).collect();
         let initial = initial_content(case);
+        let mut disk = Driver::new_with(
+            case.sectors * SECTOR,
+            1 << case.shift,
+            below(),
+            options(case),
+        );
+        disk.scribbles = case.scribbles;
         Self {
-            disk: Driver::new_with(
-                case.sectors * SECTOR,
-                1 << case.shift,
-                below(),
-                options(case),
-            ),
+            disk,
             initial,
             writes: Vec::new(),
             reads: Vec::new(),
@@ -397,13 +401,15 @@ fn case_strategy() -> impl Strategy<Value = Case> {
             proptest::collection::vec(below_strategy(), 0..4),
             proptest::collection::vec(step, 0..80),
             prop_oneof![Just(512), Just(4096)],
+            any::<bool>(),
         )
-            .prop_map(move |(below, steps, io_alignment)| Case {
+            .prop_map(move |(below, steps, io_alignment, scribbles)| Case {
                 shift,
                 io_alignment,
                 sectors,
                 below,
                 steps,
+                scribbles,
             })
     })
 }
