@@ -3,6 +3,7 @@
 //! One worker thread drives many disks through one executor. The key of each operation says whose it is: the
 //! upper half is the disk's number, the lower half the engine's operation.
 
+mod changes;
 #[cfg(test)]
 mod tests;
 
@@ -12,13 +13,15 @@ use std::sync::Arc;
 use dscow::engine::{Action, BounceId, Engine, Errno, Memory, OpId, Request, Token};
 use dscow::layout::Layout;
 use dscow::parents::LayerIndex;
-use dscow::units::DiskRange;
+use dscow::units::{DiskRange, FileOffset};
 use rustc_hash::{FxHashMap, FxHashSet};
 
+use self::changes::{Change, Changes};
 use crate::buffer::{AlignedBuf, Buffer};
 use crate::executor::{Executor, FileSlot, IoError, Op};
 use crate::extents::DiskMap;
 use crate::file::BlockFile;
+use crate::space::{Method, STRIDE, Space, SpaceStrategy};
 
 /// Number of a disk on its worker, chosen by the caller; the upper half of its operations' keys.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -65,6 +68,7 @@ pub struct Disk {
     options: DiskOptions,
     /// Reads into memory that the file cannot be read into directly: where the bytes go in the end, and from where.
     unaligned_reads: FxHashMap<OpId, (Buffer, Buffer)>,
+    changes: Changes,
 }
 
 /// How a disk is driven.
@@ -72,6 +76,8 @@ pub struct Disk {
 pub struct DiskOptions {
     /// Whether writes are searched for whole blocks of zeros, which become holes.
     pub detect_zeroes: bool,
+    /// How storage is taken for blocks that are written for the first time.
+    pub space: SpaceStrategy,
 }
 
 impl Disk {
@@ -86,7 +92,9 @@ impl Disk {
         options: DiskOptions,
         executor: &mut dyn Executor,
     ) -> Self {
+        let space = space_of(&engine, &files[0], options.space);
         Self {
+            changes: Changes::new(space),
             options,
             unaligned_reads: FxHashMap::default(),
             number,
@@ -134,7 +142,7 @@ impl Disk {
     /// # Panics
     /// If requests are under way.
     pub fn close(&mut self, executor: &mut dyn Executor, token: Token) {
-        self.engine.close(token);
+        self.close_when_given_back(executor, token);
         self.drive(executor);
     }
 
@@ -181,16 +189,18 @@ impl Disk {
 
     /// An operation of this disk is done.
     pub fn complete(&mut self, executor: &mut dyn Executor, op: OpId, result: Result<(), IoError>) {
-        if let Err(error) = &result
-            && self.logged_errnos.insert(error.errno())
-        {
-            tracing::error!("{error} (more errors of this kind on this disk are only counted)");
-        }
         if let Some((aligned, memory)) = self.unaligned_reads.remove(&op) {
             memory.copy_from(0, &aligned, 0, memory.len());
         }
-        self.engine
-            .complete(op, result.map_err(|error| Errno(error.errno())));
+        if let Some(result) = self.after_change(executor, op, result) {
+            if let Err(error) = &result
+                && self.logged_errnos.insert(error.errno())
+            {
+                tracing::error!("{error} (more errors of this kind on this disk are only counted)");
+            }
+            self.engine
+                .complete(op, result.map_err(|error| Errno(error.errno())));
+        }
         self.drive(executor);
     }
 
@@ -256,11 +266,15 @@ impl Disk {
                     aligned.copy_from(0, &buffer, 0, in_memory(len));
                     buffer = aligned;
                 }
-                (op, write(file, offset.0, buffer))
+                let range = self.disk_range(offset, len);
+                let io = write(file, offset.0, buffer);
+                return self.start_change(executor, Change { op, range, io });
             }
             Action::ZeroData { op, offset, len } => {
+                let range = self.disk_range(offset, len);
                 let offset = offset.0;
-                (op, Op::ZeroRange { file, offset, len })
+                let io = Op::ZeroRange { file, offset, len };
+                return self.start_change(executor, Change { op, range, io });
             }
             Action::WriteBitmap { op, offset, bytes } => (op, write(file, offset.0, copy(&bytes))),
             Action::WriteHeader { op, slot, bytes } => {
@@ -313,6 +327,11 @@ impl Disk {
         }
     }
 
+    /// The range of the disk that is at `offset` in the image's data.
+    fn disk_range(&self, offset: FileOffset, len: u64) -> DiskRange {
+        DiskRange::new(offset.0 - self.engine.layout().data_offset().0, len)
+    }
+
     /// Whether the image's file can be read into and written from this memory.
     fn is_aligned(&self, buffer: &Buffer) -> bool {
         self.files[0].dio_alignment().is_none_or(|alignment| {
@@ -330,6 +349,16 @@ impl Disk {
             .expect("the engine names memory between its first and last use")
             .slice(in_memory(offset), in_memory(len))
     }
+}
+
+/// The decisions about space for an image in `file`.
+fn space_of(engine: &Engine, file: &BlockFile, strategy: SpaceStrategy) -> Space<Change> {
+    // A file system without such hints says so, with an error.
+    let hint = file.extent_size().ok().flatten();
+    let method = Method::of(strategy, file.file_system(), hint.is_some());
+    let stride = hint.unwrap_or(STRIDE);
+    let block_len = engine.layout().block_size().bytes();
+    Space::new(method, stride.into(), block_len)
 }
 
 /// The runs of whole blocks in a write that are all zeros.

@@ -10,6 +10,7 @@
 //! - [`image`]: creating, opening and checking images and their chains of parents.
 //! - [`offline`]: copying, comparing and merging whole disks.
 //! - [`file`]: opening image files and block devices, blocking helpers for control paths, durable creation.
+//! - [`space`]: how storage is taken in a file system for blocks that are written for the first time.
 //! - [`stream`]: bytes between sockets and buffers.
 //! - [`lock`]: open-file-description locks on images, and the byte locks that QEMU honours on raw bases.
 
@@ -21,6 +22,7 @@ pub mod file;
 pub mod image;
 pub mod lock;
 pub mod offline;
+pub mod space;
 pub mod stream;
 
 #[cfg(test)]

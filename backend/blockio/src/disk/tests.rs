@@ -1,6 +1,7 @@
 //! Disks on real files, through both executors.
 
 mod large_sectors;
+mod space;
 
 use std::fs;
 use std::path::{Path, PathBuf};

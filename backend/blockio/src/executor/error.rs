@@ -17,6 +17,8 @@ pub enum Action {
     Sync,
     /// Making a range read as zeros.
     Zero,
+    /// Reserving storage.
+    Reserve,
 }
 
 impl fmt::Display for Action {
@@ -26,6 +28,7 @@ impl fmt::Display for Action {
             Action::Write => "write",
             Action::Sync => "sync",
             Action::Zero => "zero",
+            Action::Reserve => "reserve storage for",
         })
     }
 }

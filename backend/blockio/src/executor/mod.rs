@@ -72,6 +72,15 @@ pub enum Op {
         /// How many bytes it has.
         len: u64,
     },
+    /// Reserves storage for a range of a regular file, without changing its contents or its size (`fallocate`).
+    Reserve {
+        /// The file.
+        file: FileSlot,
+        /// Where the range starts.
+        offset: u64,
+        /// How many bytes it has.
+        len: u64,
+    },
 }
 
 /// What [`Executor::poll`] and [`Executor::wait`] report.

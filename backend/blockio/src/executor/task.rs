@@ -37,6 +37,7 @@ enum Kind {
     Write { buffer: Buffer, dsync: bool },
     Sync,
     Zero,
+    Reserve,
 }
 
 /// The next system call.
@@ -67,7 +68,8 @@ impl Op {
             Op::Read { file, .. }
             | Op::Write { file, .. }
             | Op::Sync { file }
-            | Op::ZeroRange { file, .. } => *file,
+            | Op::ZeroRange { file, .. }
+            | Op::Reserve { file, .. } => *file,
         }
     }
 
@@ -77,6 +79,7 @@ impl Op {
             Op::Write { .. } => Action::Write,
             Op::Sync { .. } => Action::Sync,
             Op::ZeroRange { .. } => Action::Zero,
+            Op::Reserve { .. } => Action::Reserve,
         }
     }
 }
@@ -100,6 +103,7 @@ impl Task {
             }
             Op::Sync { .. } => (Kind::Sync, 0, 0),
             Op::ZeroRange { offset, len, .. } => (Kind::Zero, offset, len),
+            Op::Reserve { offset, len, .. } => (Kind::Reserve, offset, len),
         };
         Self {
             key,
@@ -149,6 +153,11 @@ impl Task {
                 }
             }
             Kind::Sync => Step::Sync,
+            Kind::Reserve => Step::Fallocate {
+                mode: libc::FALLOC_FL_KEEP_SIZE,
+                offset,
+                len: self.len,
+            },
             Kind::Zero => {
                 let method = *self.zero_method.get_or_insert_with(|| file.zero_method());
                 let len = self.len - self.done;
@@ -181,7 +190,7 @@ impl Task {
         let by_fallocate = self
             .zero_method
             .is_some_and(|method| method.fallocate_mode().is_some());
-        if by_fallocate || matches!(self.kind, Kind::Sync) {
+        if by_fallocate || matches!(self.kind, Kind::Sync | Kind::Reserve) {
             return Outcome::Done(Ok(()));
         }
         self.done = self.len.min(self.done + count);
@@ -228,6 +237,7 @@ impl Task {
             Kind::Write { .. } => Action::Write,
             Kind::Sync => Action::Sync,
             Kind::Zero => Action::Zero,
+            Kind::Reserve => Action::Reserve,
         }
     }
 }

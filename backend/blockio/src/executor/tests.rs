@@ -4,6 +4,7 @@ mod watching;
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::sync::Arc;
@@ -54,6 +55,7 @@ for_both! {
     a_read_past_the_end_of_the_file_fails
     a_zeroed_range_reads_as_zeros_and_gives_its_storage_back
     zeros_are_written_where_nothing_else_works
+    reserved_storage_changes_neither_contents_nor_size
     synced_writes_succeed
     errors_name_the_file_and_the_cause
     operations_on_files_that_are_not_registered_fail
@@ -273,6 +275,27 @@ fn a_zeroed_range_reads_as_zeros_and_gives_its_storage_back(make: Make) {
             1 << 20,
             "a hole past the end is there already"
         );
+    });
+}
+
+fn reserved_storage_changes_neither_contents_nor_size(make: Make) {
+    on_each_file_system(make, |bench| {
+        let contents = pattern(5000, 3);
+        let path = bench.create("image", &contents);
+        let before = fs::metadata(&path).unwrap().blocks();
+        let file = bench.open(&path, Caching::Buffered);
+        let reserve = |file| Op::Reserve {
+            file,
+            offset: 4096,
+            len: 1 << 20,
+        };
+        assert_eq!(bench.run_one(reserve(file)), Ok(()));
+        assert_eq!(fs::read(&path).unwrap(), contents);
+        assert!(fs::metadata(&path).unwrap().blocks() >= before + 2000);
+        let read_only = BlockFile::open(&path, Access::ReadOnly, Caching::Buffered).unwrap();
+        let read_only = bench.executor.register(Arc::new(read_only));
+        let message = bench.run_one(reserve(read_only)).unwrap_err().to_string();
+        assert!(message.contains("cannot reserve storage for"), "{message}");
     });
 }
 

@@ -7,6 +7,7 @@ mod data;
 mod direct;
 mod error;
 mod extents;
+mod file_system;
 #[cfg(test)]
 mod tests;
 mod zero;
@@ -24,6 +25,7 @@ pub use create::{CreateError, NewFile};
 pub use direct::DioAlignment;
 pub use error::{OpenError, OpenProblem};
 pub use extents::{Extent, Extents};
+pub use file_system::FileSystem;
 pub(crate) use zero::{ZEROS, ZeroMethod};
 
 /// Whether a file may be written.

@@ -20,6 +20,7 @@ use super::open::{Image, ImageAccess};
 use super::parent::identify_parent;
 use crate::file::{BlockFile, Caching, NewFile};
 use crate::lock;
+use crate::space::{STRIDE, SpaceStrategy};
 
 /// What an image's base is.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -48,6 +49,9 @@ pub struct CreateOptions {
     pub headroom: Option<Headroom>,
     /// Whether writes fail when the host has run out of space; if not, the guest waits until there is some.
     pub report_no_space: bool,
+    /// How storage is taken in a file. Only [`SpaceStrategy::ExtentHint`] makes a difference to a new file; it fails
+    /// where the file system has no such hint.
+    pub space: SpaceStrategy,
     /// Create it on a device also if that holds something, which is lost then. Files are never replaced.
     pub force: bool,
 }
@@ -66,7 +70,7 @@ pub fn create(path: &Path, options: &CreateOptions) -> Result<Header, ImageError
             device: Some(headroom),
         } => device::write_new(path, &header, headroom, options.force),
         Plan { header, .. } => {
-            let (new, header) = begin_file(path, &header, Caching::Buffered)?;
+            let (new, header) = begin_file(path, &header, Caching::Buffered, options.space)?;
             new.publish()?;
             Ok(header)
         }
@@ -84,7 +88,7 @@ pub(crate) fn create_to_fill(
         device::write_new(path, &header, headroom, options.force)?;
         return Ok((Image::open(path, ImageAccess::Writable)?, None));
     }
-    let (new, header) = begin_file(path, &header, Caching::DIRECT)?;
+    let (new, header) = begin_file(path, &header, Caching::DIRECT, options.space)?;
     lock::lock_exclusive(new.file())?;
     let image = Image::of_new(Arc::clone(new.file()), header)?;
     Ok((image, Some(new)))
@@ -157,8 +161,13 @@ fn begin_file(
     path: &Path,
     header: &Header,
     caching: Caching,
+    space: SpaceStrategy,
 ) -> Result<(NewFile, Header), ImageError> {
     let new = NewFile::create(path, caching)?;
+    if space == SpaceStrategy::ExtentHint {
+        let hint = new.file().set_extent_size(STRIDE);
+        hint.map_err(ImageError::io(path, "give it an extent-size hint"))?;
+    }
     set_len(new.file(), header.layout.file_len())?;
     let header = write_new_pair(new.file(), header)?;
     Ok((new, header))

@@ -9,6 +9,7 @@ use std::thread;
 use blockio::disk::{Disk, DiskNumber, DiskOptions};
 use blockio::executor::open_executor;
 use blockio::image::{Image, ImageAccess};
+use blockio::space::SpaceStrategy;
 use dscow::engine::OnNoSpace;
 use nbd_server::{Export, Offer, Socket, Until};
 use serde_json::json;
@@ -37,6 +38,9 @@ pub(crate) struct Args {
     /// Search writes for whole blocks of zeros, and make them holes
     #[arg(long)]
     detect_zeroes: bool,
+    /// How storage is taken for blocks that are written for the first time: auto, sparse, fill, strides or extent-hint
+    #[arg(long, value_name = "STRATEGY", default_value = "auto")]
+    allocation: SpaceStrategy,
     /// Most clients at a time; others wait
     #[arg(long, value_name = "N", default_value_t = 16, value_parser = clap::value_parser!(u16).range(1..))]
     clients: u16,
@@ -63,6 +67,7 @@ pub(crate) fn run(args: &Args) -> CommandResult {
     let number = DiskNumber(0);
     let options = DiskOptions {
         detect_zeroes: args.detect_zeroes,
+        space: args.allocation,
     };
     let disk = Disk::new(number, engine, files, options, executor);
     let size = disk.engine().layout().virtual_size();
