@@ -115,8 +115,10 @@ impl Planner<'_> {
             return;
         }
         let zero = matches!(piece(DiskRange::new(start, end - start)), Piece::Zero(_));
-        // Zeros may as well cover what lies past the end of the disk in its last block, which is zero by the format.
-        let reach = if zero && end == self.layout.virtual_size() {
+        // Zeros may as well cover what lies past the end of the disk in its last block, which is zero by the format. But
+        // not where others may write without a claim: a disk that grows meanwhile lets them write there.
+        let is_claimed = !self.bitmap.is_set(self.block_of(end - 1));
+        let reach = if zero && is_claimed && end == self.layout.virtual_size() {
             self.block_end(end - 1)
         } else {
             end

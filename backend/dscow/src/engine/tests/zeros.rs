@@ -51,7 +51,6 @@ fn a_discard_leaves_the_blocks_that_it_covers_in_part() {
 #[test]
 fn the_last_block_of_a_disk_that_ends_inside_it_is_discarded_whole() {
     let mut disk = Driver::new(4096 + 1024, 4096, vec![Below::Raw(vec![1; 8192])]);
-    disk.write(1, 4096, &[2; 1024]);
     disk.submit(2, Request::Discard(DiskRange::new(4096, 1024)));
     assert_eq!(zeroed(&disk), [(4096, 4096)]);
     disk.run();
