@@ -131,6 +131,12 @@ impl Bitmap {
             .map(|i| self.block_count + i as u64)
     }
 
+    /// The pages with a bit that is set.
+    pub fn pages_with_bits(&self) -> impl Iterator<Item = PageIndex> {
+        let counts = self.page_counts.iter().zip(0..);
+        counts.filter_map(|(count, page)| (*count > 0).then_some(PageIndex(page)))
+    }
+
     /// Whether the block is allocated.
     pub fn is_set(&self, block: BlockIndex) -> bool {
         self.bits[to_usize(block.0)]

@@ -40,6 +40,10 @@ pub(super) enum Waiter {
     Flush(Token),
     /// The barrier under way.
     Barrier,
+    /// The file's new length.
+    Growing,
+    /// The header of a larger disk.
+    Resizing,
 }
 
 #[derive(Default)]
@@ -254,6 +258,8 @@ impl Engine {
         match waiter {
             Waiter::Flush(token) => self.finish(token, result),
             Waiter::Barrier => self.barrier_step(result),
+            Waiter::Growing => self.length_synced(result),
+            Waiter::Resizing => self.header_synced(result),
         }
     }
 }

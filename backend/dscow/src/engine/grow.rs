@@ -4,8 +4,12 @@
 //!    the slot that is not current. 4. Sync. Only then the disk is larger.
 //!
 //! Without 2, a power failure could leave the new header on a file that is too short for it, which does not open.
+//!
+//! The syncs are commits, which never overlap: of two syncs at a time only one is told that something was lost, and a
+//! flush could be answered by the other one.
 
 use super::action::{Action, Errno, Token};
+use super::commit::Waiter;
 use super::lifecycle::Lifecycle;
 use super::{Engine, Mode, Part};
 use crate::header::Header;
@@ -55,8 +59,7 @@ impl Engine {
         if result.is_err() {
             return self.length_synced(result);
         }
-        let op = self.new_op(Part::LengthSync);
-        self.push(Action::Sync { op });
+        self.commit_for(Waiter::Growing);
     }
 
     /// The file's new length is durable.

@@ -9,6 +9,7 @@
 use uuid::Uuid;
 
 use super::action::{Action, Errno, Token};
+use super::commit::Waiter;
 use super::grow::Growing;
 use super::{Engine, Mode, Part};
 use crate::header::{Header, State};
@@ -48,6 +49,8 @@ pub(super) struct HeaderWrite {
 /// Which of the two slots is being written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Pass {
+    /// The current one, which is written as it was read, at opening.
+    Again,
     /// The one that is not current: it puts the header in force.
     First,
     /// The one that was current until then.
@@ -82,13 +85,31 @@ impl Engine {
                 self.lifecycle = Lifecycle::Open;
                 self.finish(token, Ok(()));
             }
-            Mode::Writable { owner } => {
-                let header = Header {
-                    generation: next_generation(self.header.generation, owner),
-                    ..self.next_header(State::InUse { owner })
-                };
-                self.lifecycle = Lifecycle::Opening(self.write_header(token, header));
+            Mode::Writable { .. } => {
+                self.mark_bits_of_others();
+                let header = self.header.clone();
+                self.lifecycle = Lifecycle::Opening(self.write_copy(token, header, Pass::Again));
             }
+        }
+    }
+
+    /// The bits of an image that was not closed may be in the host's cache only, like its header: they are written
+    /// again with the next commit. Else a flush of data that needs no new bits would not make them durable.
+    fn mark_bits_of_others(&mut self) {
+        if matches!(self.header.state, State::InUse { .. }) {
+            for page in self.bitmap.pages_with_bits() {
+                self.commit.mark_dirty(page);
+            }
+        }
+    }
+
+    fn header_in_use(&self) -> Header {
+        let Mode::Writable { owner } = self.mode else {
+            unreachable!("an image that is read-only is not marked")
+        };
+        Header {
+            generation: next_generation(self.header.generation, owner),
+            ..self.next_header(State::InUse { owner })
         }
     }
 
@@ -145,9 +166,13 @@ impl Engine {
 
     fn write_copy(&mut self, token: Token, header: Header, pass: Pass) -> HeaderWrite {
         let op = self.new_op(Part::Header);
+        let slot = match pass {
+            Pass::Again => self.slot,
+            Pass::First | Pass::Second => self.slot.other(),
+        };
         self.push(Action::WriteHeader {
             op,
-            slot: self.slot.other(),
+            slot,
             bytes: header.encode(),
         });
         HeaderWrite {
@@ -160,6 +185,9 @@ impl Engine {
     pub(super) fn header_written(&mut self, result: Result<(), Errno>) {
         if result.is_err() {
             return self.header_synced(result);
+        }
+        if matches!(self.lifecycle, Lifecycle::Resizing(_)) {
+            return self.commit_for(Waiter::Resizing);
         }
         let op = self.new_op(Part::HeaderSync);
         self.push(Action::Sync { op });
@@ -193,13 +221,24 @@ impl Engine {
             self.lifecycle = after_failure;
             return self.finish(write.token, if has_grown { Ok(()) } else { result });
         }
-        self.header_in_force(*write.header);
-        if write.pass == Pass::Second {
-            self.lifecycle = after;
-            return self.finish(write.token, Ok(()));
-        }
-        let copy = self.next_header(self.header.state);
-        self.lifecycle = step(self.write_copy(write.token, copy, Pass::Second));
+        let HeaderWrite {
+            token,
+            header,
+            pass,
+        } = write;
+        self.lifecycle = match pass {
+            Pass::Again => step(self.write_header(token, self.header_in_use())),
+            Pass::First => {
+                self.header_in_force(*header);
+                let copy = self.next_header(self.header.state);
+                step(self.write_copy(token, copy, Pass::Second))
+            }
+            Pass::Second => {
+                self.header_in_force(*header);
+                self.finish(token, Ok(()));
+                after
+            }
+        };
     }
 
     fn header_in_force(&mut self, header: Header) {

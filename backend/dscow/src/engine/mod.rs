@@ -137,7 +137,6 @@ enum Part {
     Header,
     HeaderSync,
     Length,
-    LengthSync,
 }
 
 /// A request that has been found valid.
@@ -245,10 +244,6 @@ impl Engine {
                 self.header_synced(result);
             }
             Part::Length => self.length_set(result),
-            Part::LengthSync => {
-                self.commit.note_sync(result);
-                self.length_synced(result);
-            }
         }
     }
 

@@ -1,7 +1,8 @@
 //! Growing an open disk.
 
-use super::super::{Action, Errno, Token};
+use super::super::{Action, Errno, Request, Token};
 use super::driver::{Below, Driver, OPEN};
+use crate::units::DiskRange;
 
 const GROW: Token = Token(77);
 const DATA: usize = 1 << 20;
@@ -144,4 +145,55 @@ fn a_disk_that_could_not_grow_goes_on_as_it_was() {
             "step {failing_step}"
         );
     }
+}
+
+#[test]
+fn zeros_under_way_leave_what_is_new_in_the_last_block_alone() {
+    let mut disk = Driver::new(4096 + 1024, 4096, vec![]);
+    disk.write(1, 4096, &[5; 1024]);
+    disk.submit(2, Request::WriteZeroes(DiskRange::new(4096, 1024)));
+    disk.engine.grow(GROW, 8192);
+    disk.collect();
+    while disk.waiting.len() > 1 {
+        disk.complete(1, Ok(()));
+    }
+    assert_eq!(disk.take_result(GROW), Some(Ok(())));
+    disk.submit_write(3, 4096 + 1024, &[7; 512]);
+    disk.complete(1, Ok(()));
+    assert_eq!(disk.take_result(Token(3)), Some(Ok(())));
+    assert!(!disk.is_finished(2));
+    disk.run();
+    let mut expected = vec![0; 4096];
+    expected[1024..1536].fill(7);
+    assert_eq!(disk.read(4096, 4096), expected);
+}
+
+#[test]
+fn no_two_syncs_are_under_way_at_a_time() {
+    let mut disk = Driver::new(64 << 10, 4096, vec![]);
+    disk.write(1, 0, &[1; 4096]);
+    disk.submit_flush(2);
+    disk.engine.grow(GROW, 128 << 10);
+    disk.collect();
+    while !disk.waiting.is_empty() {
+        let syncs = disk.waiting.iter();
+        let syncs = syncs.filter(|action| matches!(action, Action::Sync { .. }));
+        assert!(syncs.count() <= 1, "{:?}", disk.waiting);
+        disk.complete(disk.waiting.len() - 1, Ok(()));
+    }
+    assert_eq!(disk.take_result(Token(2)), Some(Ok(())));
+    assert_eq!(disk.take_result(GROW), Some(Ok(())));
+}
+
+#[test]
+fn a_sync_that_fails_for_the_length_fails_the_flush_that_waits() {
+    let mut disk = Driver::new(64 << 10, 4096, vec![]);
+    disk.engine.grow(GROW, 128 << 10);
+    disk.collect();
+    disk.complete(0, Ok(()));
+    disk.submit_flush(2);
+    assert_eq!(kind(&disk), "sync");
+    disk.complete(0, Err(Errno::EIO));
+    assert_eq!(disk.take_result(GROW), Some(Err(Errno::EIO)));
+    assert_eq!(disk.take_result(Token(2)), Some(Err(Errno::EIO)));
 }

@@ -25,6 +25,66 @@ fn opening_marks_the_image_in_use_in_both_slots() {
     assert_eq!(reopened.engine.header(), header);
 }
 
+/// What is under way, if it is one step of opening or closing.
+fn step(disk: &Driver) -> &'static str {
+    match &disk.waiting[..] {
+        [Action::Sync { .. }] => "sync",
+        [Action::WriteBitmap { .. }] => "bitmap",
+        [Action::WriteHeader { slot: Slot::B, .. }] => "header B",
+        [Action::WriteHeader { slot: Slot::A, .. }] => "header A",
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn the_header_that_was_read_is_made_durable_before_the_other_slot_is_written() {
+    let closed = Driver::new(65536, 4096, vec![]).files.remove(0);
+    let mut disk = Driver::reopen(closed.clone(), vec![]);
+    disk.engine.open(OPEN);
+    disk.collect();
+    let header_a = |disk: &Driver| disk.files[0][..4096] == closed[..4096];
+    for expected in ["header A", "sync", "header B", "sync"] {
+        assert_eq!(step(&disk), expected);
+        disk.complete(0, Ok(()));
+        assert!(header_a(&disk), "it is as it was read");
+    }
+    for expected in ["header A", "sync"] {
+        assert_eq!(step(&disk), expected);
+        disk.complete(0, Ok(()));
+    }
+    assert_eq!(disk.take_result(OPEN), Some(Ok(())));
+}
+
+#[test]
+fn the_bits_of_an_image_that_was_not_closed_are_written_again() {
+    let mut disk = Driver::new(65536, 4096, vec![]);
+    disk.write(1, 0, &[5; 4096]);
+    disk.submit_flush(2);
+    disk.run();
+    let mut reopened = Driver::reopen(disk.files.remove(0), vec![]);
+    reopened.engine.open(OPEN);
+    reopened.run();
+    reopened.write(3, 0, &[6; 4096]);
+    reopened.submit_flush(4);
+    for expected in ["sync", "bitmap", "sync"] {
+        assert_eq!(step(&reopened), expected);
+        reopened.complete(0, Ok(()));
+    }
+    assert_eq!(reopened.take_result(Token(4)), Some(Ok(())));
+}
+
+#[test]
+fn the_bits_of_an_image_that_was_closed_are_not() {
+    let mut disk = Driver::new(65536, 4096, vec![]);
+    disk.write(1, 0, &[5; 4096]);
+    disk.engine.close(CLOSE);
+    disk.run();
+    let mut reopened = Driver::reopen(disk.files.remove(0), vec![]);
+    reopened.engine.open(OPEN);
+    reopened.run();
+    assert!(!reopened.engine.has_uncommitted_bits());
+}
+
 #[test]
 fn closing_commits_and_marks_the_image_clean() {
     let mut disk = Driver::new(65536, 4096, vec![]);
@@ -51,14 +111,7 @@ fn the_clean_header_is_written_only_after_the_last_commit() {
     for expected in [
         "sync", "bitmap", "sync", "header B", "sync", "header A", "sync",
     ] {
-        let kind = match &disk.waiting[..] {
-            [Action::Sync { .. }] => "sync",
-            [Action::WriteBitmap { .. }] => "bitmap",
-            [Action::WriteHeader { slot: Slot::B, .. }] => "header B",
-            [Action::WriteHeader { slot: Slot::A, .. }] => "header A",
-            other => panic!("{other:?}"),
-        };
-        assert_eq!(kind, expected);
+        assert_eq!(step(&disk), expected);
         disk.complete(0, Ok(()));
     }
     assert_eq!(disk.take_result(CLOSE), Some(Ok(())));
@@ -95,7 +148,7 @@ fn an_image_that_cannot_be_committed_stays_in_use() {
 
 #[test]
 fn an_image_whose_header_cannot_be_written_does_not_open() {
-    for failing_step in 0..4 {
+    for failing_step in 0..6 {
         let mut disk = Driver::reopen(Driver::new(65536, 4096, vec![]).files.remove(0), vec![]);
         disk.engine.open(OPEN);
         disk.collect();
