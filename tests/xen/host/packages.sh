@@ -5,7 +5,9 @@ xen_packages=(qemu-system-x86 qemu-utils mmdebstrap debian-archive-keyring cpio 
 build_packages=(build-essential pkg-config libxen-dev libclang-dev)
 # qemu-utils, libnbd-bin, fio: tests show that qemu-img refuses a base in use, and that these NBD clients are served.
 # strace: kills commands at each of their writes.
-check_packages=(shellcheck qemu-utils libnbd-bin fio strace)
+# e2fsprogs, xfsprogs, mount: images on file systems with and without large files, and on devices that are mounted.
+# python3: another reader of images.
+check_packages=(shellcheck qemu-utils libnbd-bin fio strace e2fsprogs xfsprogs mount python3)
 bench_packages=(fio qemu-utils libnbd-bin valgrind e2fsprogs xfsprogs util-linux mount mmdebstrap debian-archive-keyring)
 
 # install_packages PACKAGE...: installs those that are not there, and says so.

@@ -213,3 +213,54 @@ proptest! {
         }
     }
 }
+
+/// The example at the end of docs/image-format.md: a new image of 1 MiB, without a parent and without headroom.
+fn documented(sequence: u64) -> Header {
+    Header {
+        sequence,
+        compatible_features: 0,
+        uuid: Uuid::from_u128(0x0011_2233_4455_6677_8899_aabb_ccdd_eeff),
+        layout: Layout::for_new(1 << 20, BlockSize::MIN, Headroom::Exact).unwrap(),
+        generation: 0,
+        created: 1_156_809_600,
+        state: State::Clean {
+            bitmap_crc: crc32c::crc32c(&[0; 32]),
+        },
+        parent: None,
+        parent_limit: None,
+        commit_under_way: false,
+    }
+}
+
+#[test]
+fn the_example_in_the_document_is_true() {
+    let document = include_str!("../../../../docs/image-format.md");
+    let bytes = documented(2).encode();
+    let lines = bytes[..128].chunks(16).enumerate().map(|(i, line)| {
+        let line: Vec<_> = line.iter().map(|byte| format!("{byte:02x}")).collect();
+        format!("{:04x}  {}", 16 * i, line.join(" "))
+    });
+    let dump = lines.collect::<Vec<_>>().join("\n");
+    assert!(document.contains(&dump), "{dump}");
+    assert!(bytes[128..].iter().all(|byte| *byte == 0));
+    let checksum = |sequence| {
+        let bytes = documented(sequence).encode();
+        u32::from_le_bytes(*bytes[12..16].first_chunk().unwrap())
+    };
+    let text = format!("with sequence 1 and checksum 0x{:08x}", checksum(1));
+    assert!(document.contains(&text), "{text}");
+    let text = format!("whose CRC32C is 0x{:08x}", crc32c::crc32c(&[0; 32]));
+    assert!(document.contains(&text), "{text}");
+    let mut digest = crate::fingerprint::Fingerprinter::new(1 << 20);
+    let content: Vec<u8> = (0..1_u32 << 20).map(|i| i.to_le_bytes()[1]).collect();
+    for sample in crate::fingerprint::samples(1 << 20) {
+        let start = usize::try_from(sample.offset.0).unwrap();
+        digest.update(&content[start..][..usize::try_from(sample.len).unwrap()]);
+    }
+    let fingerprint: String = digest
+        .finish()
+        .iter()
+        .map(|byte| format!("{byte:02x}"))
+        .collect();
+    assert!(document.contains(&fingerprint), "{fingerprint}");
+}
