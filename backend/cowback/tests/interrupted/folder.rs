@@ -4,10 +4,14 @@ use std::fs;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
+use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
 
 const KIB: u64 = 1 << 10;
+
+/// Far longer than the kernel takes, however busy the machine is.
+const LOCKS_MAX: Duration = Duration::from_secs(120);
 
 /// Disks, and copies of them.
 pub(crate) struct Folder {
@@ -48,9 +52,22 @@ impl Folder {
         command
     }
 
+    /// Runs the command line until no file is locked by the dead: the kernel finishes the I/O of a killed process when it
+    /// comes to it, and has no event for that.
+    pub(crate) fn run(&self, arguments: &[&str]) -> Output {
+        let begun = Instant::now();
+        loop {
+            let output = self.command(arguments).output().unwrap();
+            let is_locked = String::from_utf8_lossy(&output.stderr).contains("is in use by");
+            if !is_locked || begun.elapsed() > LOCKS_MAX {
+                return output;
+            }
+        }
+    }
+
     /// Runs the command line, which must succeed.
     pub(crate) fn cowback(&self, arguments: &[&str]) -> Output {
-        let output = self.command(arguments).output().unwrap();
+        let output = self.run(arguments);
         assert!(
             output.status.success(),
             "cowback {arguments:?}: {}",

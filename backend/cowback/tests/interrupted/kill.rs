@@ -162,11 +162,8 @@ impl Scenario {
 
 /// Compares a disk with what it must show.
 fn same(folder: &Folder, name: &str, expected: &Path, what: &str) {
-    let output = folder
-        .command(&["diff", "--compare", "--exit-code", name])
-        .arg(expected)
-        .output()
-        .unwrap();
+    let expected = expected.to_str().unwrap();
+    let output = folder.run(&["diff", "--compare", "--exit-code", name, expected]);
     assert!(
         output.status.success(),
         "{name} shows something else after {what}: {}{}",
