@@ -121,6 +121,12 @@ impl Folder {
         fs::remove_file(self.path("filling.img")).unwrap();
     }
 
+    /// Changes a byte of a file.
+    pub(crate) fn damage(&self, name: &str, offset: u64, byte: u8) {
+        let file = fs::File::options().write(true).open(self.path(name));
+        file.unwrap().write_all_at(&[byte], offset).unwrap();
+    }
+
     /// What a disk shows, as a raw disk outside of this folder.
     pub(crate) fn show(&self, name: &str, to: &Path) {
         self.cowback(&["convert", name, to.to_str().unwrap()]);

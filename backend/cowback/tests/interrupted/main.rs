@@ -131,3 +131,33 @@ fn a_conversion_to_an_overlay_of_another_base() {
     }
     .run();
 }
+
+#[test]
+fn a_resize() {
+    Scenario {
+        prepare: base_and_overlay,
+        command: &["resize", "top.cow", "9M"],
+        images: &["top.cow"],
+        keeps: &["top.cow", "base.img"],
+        ends_as: &[],
+    }
+    .run();
+}
+
+/// What is damaged stays so until it is repaired, so the image is not checked before.
+#[test]
+fn a_repair() {
+    Scenario {
+        prepare: |folder| {
+            base_and_overlay(folder);
+            // A header slot, and a bit in the headroom of the bitmap.
+            folder.damage("top.cow", 4096 + 100, 1);
+            folder.damage("top.cow", 8192 + 100_000, 1);
+        },
+        command: &["check", "--repair", "top.cow"],
+        images: &[],
+        keeps: &["top.cow", "base.img"],
+        ends_as: &[],
+    }
+    .run();
+}
