@@ -2,6 +2,7 @@
 
 mod large_sectors;
 mod space;
+mod without_io_uring;
 
 use std::fs;
 use std::path::{Path, PathBuf};
