@@ -40,6 +40,7 @@ hotplug-test:
 	tests/hotplug/run
 
 xen-test: build deps-xen
+	cargo build --release --locked -p powerfail
 	tests/xen/run
 
 # dom0's console with the product installed, to look around.

@@ -10,7 +10,7 @@ here=$(cd "$(dirname "$0")" && pwd)
 
 packages=(
     linux-image-amd64 xen-hypervisor-4.20-amd64 xen-utils-4.20 xenstore-utils
-    systemd-sysv udev kmod procps e2fsprogs busybox-static jq strace
+    systemd-sysv udev kmod procps e2fsprogs xfsprogs dmsetup busybox-static jq strace
 )
 root=$out/root
 mkdir "$root"

@@ -7,6 +7,8 @@ release=${CARGO_TARGET_DIR:-$repo/target}/release
 # product_check: there is something to test, and it is newer than nothing: no case is ever skipped for lack of it.
 product_check() {
     local file
+    [ "$mode" != tests ] || [ -f "$release/powerfail" ] ||
+        die "$release/powerfail is missing: run cargo build --release -p powerfail first"
     for file in "$release/cowback" "$release/cowbackd" "$repo/hotplug-scripts/block-cow" \
         "$repo/packaging/cowbackd.service"; do
         [ -f "$file" ] || die "$file is missing: run cargo build --release first"
@@ -27,6 +29,7 @@ make_share() {
     fi
     cp -r "$xen_tests/dom0" "$share/"
     echo "$mode" > "$share/mode"
+    echo "$case_timeout_s" > "$share/case-timeout-s"
     touch "$share/out/progress"
     [ "$mode" = tests ] || return 0
     for file in "$xen_tests"/cases/*.sh; do
@@ -36,6 +39,8 @@ make_share() {
         done
     done
     [ -n "$(ls "$share/cases")" ] || die "no case matches: $*"
+    # One of the cases runs it; it is no part of the product.
+    cp "$release/powerfail" "$share/product/"
 }
 
 # run_emulated_machine: boots, shows progress as it comes, and ends when dom0 powers off or hangs.
