@@ -72,12 +72,19 @@ pub(super) fn pair(header: &Header, current: Slot) -> [(Slot, Box<SlotBytes>); 2
     ]
 }
 
+/// Writes the slot in force again, as it is, and makes it durable. What was read may be in the host's cache only, after a
+/// process that was killed or whose sync failed; then the other slot, which is written next, is all that the disk has.
+pub(super) fn make_current_durable(file: &BlockFile, current: Slot) -> Result<(), ImageError> {
+    write_durably(file, current, &*read_slot(file, current)?)
+}
+
 /// Puts `header` in force, durably, and in both slots. See [`pair`]. Returns it as it is in force then.
 pub(super) fn write_pair(
     file: &BlockFile,
     header: &Header,
     current: Slot,
 ) -> Result<Header, ImageError> {
+    make_current_durable(file, current)?;
     for (slot, bytes) in pair(header, current) {
         write_durably(file, slot, &bytes)?;
     }

@@ -94,7 +94,11 @@ pub fn repair(path: &Path) -> Result<RepairReport, ImageError> {
     };
     let found = report(&before)?;
     let mut repaired = Vec::new();
-    for (repair, steps) in plan(&before) {
+    let plan = plan(&before);
+    if !plan.is_empty() {
+        header_file::make_current_durable(&file, before.slot)?;
+    }
+    for (repair, steps) in plan {
         for step in &steps {
             perform(&file, step)?;
         }
