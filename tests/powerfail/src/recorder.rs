@@ -96,7 +96,8 @@ pub(crate) fn file_of(op: &Op) -> FileSlot {
         Op::Read { file, .. }
         | Op::Write { file, .. }
         | Op::Sync { file }
-        | Op::ZeroRange { file, .. } => *file,
+        | Op::ZeroRange { file, .. }
+        | Op::Reserve { file, .. } => *file,
     }
 }
 
@@ -130,7 +131,8 @@ impl Recorder {
             return;
         }
         let noted = match op {
-            Op::Read { .. } => return,
+            // To reserve storage changes nothing that can be read.
+            Op::Read { .. } | Op::Reserve { .. } => return,
             Op::Write { offset, buffer, .. } => UnderWay::Write(Unflushed {
                 offset: *offset,
                 data: buffer.to_vec(),

@@ -273,6 +273,7 @@ impl Workload<'_> {
         self.journal.record(Event::Opening)?;
         let options = DiskOptions {
             detect_zeroes: session.detect_zeroes,
+            ..DiskOptions::default()
         };
         let mut image = OpenImage::open(image, options, executor)?;
         self.mark()?;
