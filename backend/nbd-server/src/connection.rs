@@ -350,10 +350,12 @@ impl Connection {
         let Some(socket) = &self.socket else {
             return Ok(false);
         };
-        let (released, full) = self.outbound.send(socket.as_fd())?;
-        self.full = full;
+        let mut released = Charge::default();
+        let result = self.outbound.send(socket.as_fd(), &mut released);
+        // Also what was sent before the socket failed: a connection is over when nothing is in flight.
         self.in_flight.subtract(released);
-        Ok(self.held_back && !full)
+        self.full = result?;
+        Ok(self.held_back && !self.full)
     }
 }
 

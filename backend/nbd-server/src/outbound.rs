@@ -54,9 +54,13 @@ impl Outbound {
         released
     }
 
-    /// Sends what the socket takes. Returns what has been released, and whether something is left.
-    pub(crate) fn send(&mut self, socket: BorrowedFd<'_>) -> io::Result<(Charge, bool)> {
-        let mut released = Charge::default();
+    /// Sends what the socket takes. Returns whether something is left. What has been released is added to `released`,
+    /// also if the socket fails after it took a part: the rest of it is found by [`Outbound::abandon`].
+    pub(crate) fn send(
+        &mut self,
+        socket: BorrowedFd<'_>,
+        released: &mut Charge,
+    ) -> io::Result<bool> {
         while !self.entries.is_empty() {
             let pieces = self
                 .entries
@@ -65,12 +69,12 @@ impl Outbound {
             match stream::send(socket, pieces, self.sent) {
                 Ok(count) => released.add(self.advance(count)),
                 Err(cause) if cause.kind() == io::ErrorKind::WouldBlock => {
-                    return Ok((released, true));
+                    return Ok(true);
                 }
                 Err(cause) => return Err(cause),
             }
         }
-        Ok((released, false))
+        Ok(false)
     }
 
     fn advance(&mut self, count: usize) -> Charge {
@@ -98,5 +102,38 @@ impl Charge {
     pub(crate) fn subtract(&mut self, other: Self) {
         self.requests -= other.requests;
         self.bytes -= other.bytes;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::fd::AsFd;
+    use std::os::unix::net::UnixDatagram;
+
+    use blockio::buffer::AlignedBuf;
+
+    use super::*;
+
+    #[test]
+    fn what_was_sent_before_the_socket_failed_is_released() {
+        let one = Charge {
+            requests: 1,
+            bytes: 0,
+        };
+        let mut outbound = Outbound::default();
+        // More than one call takes, and then more than a datagram can be, so that the second call fails.
+        for _ in 0..1500 {
+            outbound.push(Bytes::from_slice(&[7]), Buffer::empty(), one);
+        }
+        let large = AlignedBuf::zeroed(64 << 20).into_buffer();
+        outbound.push(Bytes::from_slice(&[7]), large, one);
+
+        let (socket, _peer) = UnixDatagram::pair().unwrap();
+        let mut released = Charge::default();
+        let result = outbound.send(socket.as_fd(), &mut released);
+        assert!(result.is_err());
+        assert_eq!(released.requests, 1024);
+        released.add(outbound.abandon());
+        assert_eq!(released.requests, 1501);
     }
 }
