@@ -42,6 +42,15 @@ impl Pool {
     }
 }
 
+/// A sector that is full of a number.
+pub(crate) fn word_sector(word: u64) -> Sector {
+    let mut sector = [0; SECTOR];
+    for bytes in sector.as_chunks_mut::<8>().0 {
+        *bytes = word.to_le_bytes();
+    }
+    sector
+}
+
 fn hash_sector(content: &Sector) -> u64 {
     let (words, _) = content.as_chunks::<8>();
     words

@@ -1,14 +1,16 @@
 //! Checks every state that a crash can leave, each once.
 
 use std::fmt;
+use std::sync::Mutex;
 
 use rustc_hash::FxHashSet;
 
 use crate::content::{ContentId, Pool, mix};
 use crate::disk::Disk;
+use crate::fault::Fault;
 use crate::geometry::Geometry;
 use crate::mutation::Mutation;
-use crate::oracle::Oracle;
+use crate::promise::Promise;
 use crate::reopen;
 use crate::schedule::Schedule;
 use crate::tear::{self, Bounds};
@@ -23,6 +25,8 @@ pub struct Scenario {
     pub workload: Vec<Op>,
     /// In which order.
     pub schedule: Schedule,
+    /// What fails.
+    pub faults: Vec<Fault>,
     /// Which rule is broken.
     pub mutation: Option<Mutation>,
 }
@@ -56,11 +60,29 @@ pub struct Counts {
     pub violations: u64,
 }
 
-/// What was seen so far.
-pub struct Explorer {
+/// What was seen so far, by hash; shared by threads.
+#[derive(Default)]
+pub struct Seen {
+    cuts: HashSets,
+    states: HashSets,
+}
+
+/// Sets of hashes, by their lowest bits, so that threads seldom meet.
+#[derive(Default)]
+struct HashSets([Mutex<FxHashSet<u64>>; 32]);
+
+impl HashSets {
+    /// Whether it is new.
+    fn insert(&self, hash: u64) -> bool {
+        let set = &self.0[(hash % 32) as usize];
+        set.lock().expect("no thread panicked").insert(hash)
+    }
+}
+
+/// Checks states, and counts.
+pub struct Explorer<'s> {
     pub(crate) pool: Pool,
-    seen_cuts: FxHashSet<u64>,
-    seen_states: FxHashSet<u64>,
+    seen: &'s Seen,
     bounds: Bounds,
     /// Totals.
     pub counts: Counts,
@@ -71,13 +93,12 @@ pub struct Explorer {
 /// Violations beyond these are only counted.
 const VIOLATIONS_KEPT: usize = 5;
 
-impl Explorer {
-    /// One that has seen nothing.
-    pub fn new(bounds: Bounds) -> Self {
+impl<'s> Explorer<'s> {
+    /// One that passes over what was seen.
+    pub fn new(bounds: Bounds, seen: &'s Seen) -> Self {
         Self {
             pool: Pool::default(),
-            seen_cuts: FxHashSet::default(),
-            seen_states: FxHashSet::default(),
+            seen,
             bounds,
             counts: Counts::default(),
             violations: Vec::new(),
@@ -89,23 +110,23 @@ impl Explorer {
         &mut self,
         geometry: &Geometry,
         disk: &Disk,
-        oracle: &Oracle,
+        promise: &Promise,
         at: (&Scenario, usize),
     ) {
-        let promised = oracle.hash() ^ mix(geometry.sectors() as u64);
-        if !self.seen_cuts.insert(self.hash_cut(disk, promised)) {
+        let promised = promise.hash() ^ geometry.hash();
+        if !self.seen.cuts.insert(self.hash_cut(disk, promised)) {
             return;
         }
         self.counts.cuts += 1;
         let choices = tear::choices(disk, &mut self.pool);
         let complete = tear::enumerate(disk, &choices, self.bounds, |state| {
             let hash = mix(promised ^ hash_state(&self.pool, state));
-            if !self.seen_states.insert(hash) {
+            if !self.seen.states.insert(hash) {
                 return;
             }
             self.counts.states += 1;
             let checked = reopen::read_all(geometry, &self.pool, state)
-                .and_then(|found| oracle.check(&found));
+                .and_then(|found| promise.check(&found));
             if let Err(problem) = checked {
                 self.counts.violations += 1;
                 if self.violations.len() < VIOLATIONS_KEPT {
@@ -166,11 +187,39 @@ fn kept(disk: &Disk, state: &[ContentId]) -> String {
     text
 }
 
+impl std::ops::AddAssign for Counts {
+    fn add_assign(&mut self, other: Self) {
+        self.runs += other.runs;
+        self.cuts += other.cuts;
+        self.bounded_cuts += other.bounded_cuts;
+        self.states += other.states;
+        self.violations += other.violations;
+    }
+}
+
+impl fmt::Display for Counts {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self {
+            runs,
+            cuts,
+            bounded_cuts,
+            states,
+            violations,
+        } = self;
+        write!(
+            f,
+            "{runs} runs, {cuts} cuts ({bounded_cuts} bounded), {states} new states, {violations} violations"
+        )
+    }
+}
+
 impl fmt::Display for Scenario {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}", self.geometry)?;
         self.workload.iter().try_for_each(|op| write!(f, " {op}"))?;
         write!(f, " @ {}", self.schedule)?;
+        let mut faults = self.faults.iter();
+        faults.try_for_each(|fault| write!(f, " {fault}"))?;
         match self.mutation {
             Some(mutation) => write!(f, " ! {mutation:?}"),
             None => Ok(()),
@@ -208,13 +257,16 @@ impl std::str::FromStr for Scenario {
             None => (text, None),
         };
         let (ops, schedule) = text.split_once(" @ ").ok_or("there is no ' @ '")?;
+        let mut how = schedule.split_whitespace();
+        let schedule = how.next().unwrap_or_default().parse()?;
         let mut words = ops.split_whitespace();
         let name = words.next().unwrap_or_default();
         let geometry = Geometry::by_name(name).ok_or(format!("{name} is not a geometry"))?;
         Ok(Self {
             geometry: geometry.name(),
             workload: words.map(str::parse).collect::<Result<_, _>>()?,
-            schedule: schedule.trim().parse()?,
+            schedule,
+            faults: how.map(str::parse).collect::<Result<_, _>>()?,
             mutation,
         })
     }

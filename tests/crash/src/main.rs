@@ -3,14 +3,14 @@
 #![forbid(unsafe_code)]
 
 use std::process::ExitCode;
+use std::thread::{self, ScopedJoinHandle};
 use std::time::Instant;
 
 use clap::Parser;
-use crash::campaign::{BOUNDS, Orders, Plan, all_ops, core_ops, hunt};
-use crash::explorer::{Explorer, Scenario};
-use crash::geometry::Geometry;
+use crash::campaign::{BOUNDS, reproduce};
+use crash::explorer::{Counts, Scenario, Seen, Violation};
 use crash::mutation::Mutation;
-use crash::run::run;
+use crash::plans;
 
 /// Enumerates the states in which a power failure can leave an image, and checks every one.
 #[derive(Parser)]
@@ -18,13 +18,17 @@ struct Args {
     /// Run only this, as a violation prints it.
     #[arg(long, value_name = "SCENARIO")]
     reproduce: Option<Scenario>,
+    /// The engine was broken on purpose, under this name: look for a violation, and print a line of the table.
+    #[arg(long, value_name = "NAME", conflicts_with = "reproduce")]
+    hunt: Option<String>,
 }
 
 fn main() -> ExitCode {
     let args = Args::parse();
-    let good = match args.reproduce {
-        Some(scenario) => reproduce(&scenario),
-        None => enumerate_all(),
+    let good = match (args.reproduce, args.hunt) {
+        (Some(scenario), _) => reproduce_one(&scenario),
+        (_, Some(name)) => print_row(&name, plans::hunt(None)),
+        _ => enumerate_all(),
     };
     if good {
         ExitCode::SUCCESS
@@ -35,94 +39,80 @@ fn main() -> ExitCode {
 
 fn enumerate_all() -> bool {
     let start = Instant::now();
-    let mut explorer = Explorer::new(BOUNDS);
-    for plan in plans() {
-        describe(&plan);
-        let before = explorer.counts;
-        plan.run(&mut explorer, None, false);
-        let now = explorer.counts;
-        println!(
-            "  {} runs, {} cuts ({} bounded), {} new states, {:.1} s so far",
-            now.runs - before.runs,
-            now.cuts - before.cuts,
-            now.bounded_cuts - before.bounded_cuts,
-            now.states - before.states,
-            start.elapsed().as_secs_f64(),
-        );
-    }
-    print_violations(&explorer);
     let all_caught = mutations();
-    let counts = explorer.counts;
-    println!("time: {:.1} s", start.elapsed().as_secs_f64());
-    println!(
-        "crash states: {}, violations: {}",
-        counts.states, counts.violations
-    );
-    counts.violations == 0 && all_caught
+    let seen = Seen::default();
+    let mut total = Counts::default();
+    println!("\nworkloads");
+    for plan in plans::all() {
+        println!("{plan}");
+        let start = Instant::now();
+        let outcome = plan.run(BOUNDS, &seen);
+        println!(
+            "  {}, {:.1} s",
+            outcome.counts,
+            start.elapsed().as_secs_f64()
+        );
+        print_violations(&outcome.violations);
+        total += outcome.counts;
+    }
+    println!("\ntime: {:.1} s", start.elapsed().as_secs_f64());
+    print_total(total);
+    total.violations == 0 && all_caught
 }
 
-fn plans() -> Vec<Plan> {
-    vec![
-        Plan::interleavings(Geometry::compact(), 3),
-        Plan::interleavings(Geometry::spread(), 2),
-        Plan::policies(Geometry::compact(), all_ops(), 4),
-        Plan::policies(Geometry::spread(), all_ops(), 3),
-        Plan::policies(Geometry::compact(), core_ops(), 5),
-    ]
-}
-
-fn describe(plan: &Plan) {
-    let ops: Vec<String> = plan.ops.iter().map(ToString::to_string).collect();
-    let orders = match plan.orders {
-        Orders::All => "all orders",
-        Orders::Policies => "some orders",
-    };
-    println!(
-        "{}: up to {} of {}, {orders}",
-        plan.geometry.name(),
-        plan.max_len,
-        ops.join(" "),
-    );
-}
-
-fn print_violations(explorer: &Explorer) {
-    for violation in &explorer.violations {
+fn print_violations(violations: &[Violation]) {
+    for violation in violations {
         println!("VIOLATION: {violation}");
     }
 }
 
+fn print_total(total: Counts) {
+    println!(
+        "crash states: {}, violations: {}",
+        total.states, total.violations
+    );
+}
+
 /// Prints the table. Tells whether every mutation was caught.
 fn mutations() -> bool {
-    println!("\n{:<28} {:>8}  caught by", "mutation", "states");
+    println!(
+        "{:<30} {:>8}  caught by",
+        "rule broken below the engine", "states"
+    );
+    let threads = thread::available_parallelism().map_or(1, usize::from);
     let mut all_caught = true;
-    for mutation in Mutation::ALL {
-        let (states, violation) = hunt(mutation);
-        let name = format!("{mutation:?}");
-        match violation {
-            Some(violation) => println!(
-                "{name:<28} {states:>8}  {}: {}",
-                violation.scenario, violation.problem
-            ),
-            None => {
-                println!("{name:<28} {states:>8}  SURVIVED");
-                all_caught = false;
-            }
+    for some in Mutation::ALL.chunks(threads) {
+        let found: Vec<_> = thread::scope(|scope| {
+            let hunts: Vec<_> = some
+                .iter()
+                .map(|mutation| scope.spawn(|| plans::hunt(Some(*mutation))))
+                .collect();
+            let joined = hunts.into_iter().map(ScopedJoinHandle::join);
+            joined
+                .map(|found| found.expect("it does not panic"))
+                .collect()
+        });
+        for (mutation, found) in some.iter().zip(found) {
+            all_caught &= print_row(&format!("{mutation:?}"), found);
         }
     }
     all_caught
 }
 
-fn reproduce(scenario: &Scenario) -> bool {
-    let Some(geometry) = Geometry::by_name(scenario.geometry) else {
-        return false;
-    };
-    let mut explorer = Explorer::new(BOUNDS);
-    run(&mut explorer, &geometry, scenario);
-    print_violations(&explorer);
-    let counts = explorer.counts;
-    println!(
-        "crash states: {}, violations: {}",
-        counts.states, counts.violations
-    );
-    counts.violations == 0
+/// Prints a line of the table. Tells whether there was a violation.
+fn print_row(name: &str, (states, violation): (u64, Option<Violation>)) -> bool {
+    match &violation {
+        Some(Violation {
+            scenario, problem, ..
+        }) => println!("{name:<30} {states:>8}  {scenario}: {problem}"),
+        None => println!("{name:<30} {states:>8}  SURVIVED"),
+    }
+    violation.is_some()
+}
+
+fn reproduce_one(scenario: &Scenario) -> bool {
+    let outcome = reproduce(BOUNDS, scenario);
+    print_violations(&outcome.violations);
+    print_total(outcome.counts);
+    outcome.counts.violations == 0
 }

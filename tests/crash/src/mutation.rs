@@ -29,6 +29,8 @@ pub enum Mutation {
     FlushReportedEarly,
     /// Flushes are reported as finished at once.
     FlushReportedAtOnce,
+    /// The header that was read at opening is not made durable before the other slot is written.
+    HeaderNotWrittenAgain,
     /// Headers are always written to slot A.
     HeaderInOneSlot,
     /// The header of an open does not raise the generation.
@@ -45,11 +47,35 @@ pub enum Mutation {
     CopyUpWithoutZeros,
     /// Data lands one sector too far.
     DataMisplaced,
+    /// What is to be made zeros is left as it is.
+    ZeroingSkipped,
+    /// Zeros are reported as written while they are still in flight.
+    ZeroingReportedEarly,
+    /// The file is not made longer.
+    LengthNotSet,
+    /// The sync between the file's new length and the header that needs it does nothing.
+    NoLengthSync,
+    /// The sync after the header of a larger disk does nothing.
+    NoGrowHeaderSync,
+    /// The header of a larger disk does not say that the base is to be hidden in what is new.
+    GrownWithoutParentLimit,
+    /// A write of data that failed is reported as done.
+    FailedWriteHidden,
+    /// A write of the bitmap that failed is reported as done.
+    FailedBitmapWriteHidden,
+    /// A sync that failed is reported as done.
+    FailedSyncHidden,
+    /// A read that failed is reported as done.
+    FailedReadHidden,
+    /// A write that found no space is reported as done.
+    NoSpaceHidden,
+    /// What is tried again after there was no space does not reach the disk.
+    RetryDropped,
 }
 
 impl Mutation {
     /// All of them.
-    pub const ALL: [Self; 21] = [
+    pub const ALL: [Self; 34] = [
         Self::NoDataSync,
         Self::NoBitmapSync,
         Self::NoBitmapSyncAtClose,
@@ -63,6 +89,7 @@ impl Mutation {
         Self::WriteReportedEarly,
         Self::FlushReportedEarly,
         Self::FlushReportedAtOnce,
+        Self::HeaderNotWrittenAgain,
         Self::HeaderInOneSlot,
         Self::GenerationNotRaised,
         Self::NoSyncBetweenSlots,
@@ -71,6 +98,18 @@ impl Mutation {
         Self::CopyUpWithoutRead,
         Self::CopyUpWithoutZeros,
         Self::DataMisplaced,
+        Self::ZeroingSkipped,
+        Self::ZeroingReportedEarly,
+        Self::LengthNotSet,
+        Self::NoLengthSync,
+        Self::NoGrowHeaderSync,
+        Self::GrownWithoutParentLimit,
+        Self::FailedWriteHidden,
+        Self::FailedBitmapWriteHidden,
+        Self::FailedSyncHidden,
+        Self::FailedReadHidden,
+        Self::NoSpaceHidden,
+        Self::RetryDropped,
     ];
 
     /// The mutation of this name, as `{:?}` writes it.

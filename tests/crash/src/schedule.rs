@@ -26,8 +26,8 @@ pub enum Schedule {
         /// What completes.
         pick: Pick,
     },
-    /// The number of the choice at each step, then always 0: the action of that age completes, or, with the number
-    /// after the last action, the next operation is submitted.
+    /// The number of the choice at each step, then always 0: the action of that age completes, or, with the numbers
+    /// after the last action, the next operation is submitted, or what waits for space is tried again.
     Choices(Vec<usize>),
 }
 
@@ -36,12 +36,16 @@ pub enum Schedule {
 pub(crate) enum Step {
     Submit,
     Complete(usize),
+    /// What waits for space is tried again.
+    Retry,
 }
 
 /// What a schedule chooses from.
 pub(crate) struct Options<'a> {
     /// Whether the next operation could be submitted.
     pub(crate) can_submit: bool,
+    /// Whether something waits for space.
+    pub(crate) can_retry: bool,
     /// Operations under way.
     pub(crate) outstanding: usize,
     /// For each action under way, oldest first, whether it is a sync.
@@ -50,7 +54,7 @@ pub(crate) struct Options<'a> {
 
 impl Options<'_> {
     fn count(&self) -> usize {
-        self.syncs.len() + usize::from(self.can_submit)
+        self.syncs.len() + usize::from(self.can_submit) + usize::from(self.can_retry)
     }
 }
 
@@ -70,6 +74,8 @@ impl Schedule {
                 let idle = options.syncs.is_empty();
                 if options.can_submit && (idle || options.outstanding < *window) {
                     Step::Submit
+                } else if idle {
+                    Step::Retry
                 } else {
                     Step::Complete(pick.from(options.syncs))
                 }
@@ -79,8 +85,10 @@ impl Schedule {
                 let choice = choices.get(step).copied().unwrap_or(0);
                 if choice < options.syncs.len() {
                     Step::Complete(choice)
-                } else {
+                } else if choice == options.syncs.len() && options.can_submit {
                     Step::Submit
+                } else {
+                    Step::Retry
                 }
             }
         })

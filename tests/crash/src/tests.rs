@@ -1,10 +1,9 @@
 //! The enumeration with a small bound, and a known violation of each broken rule.
 
-use crate::campaign::{Plan, core_ops};
-use crate::explorer::{Explorer, Scenario};
-use crate::geometry::Geometry;
+use crate::campaign::reproduce;
+use crate::explorer::{Scenario, Seen};
 use crate::mutation::Mutation;
-use crate::run::run;
+use crate::plans;
 use crate::tear::Bounds;
 
 /// Small: these tests are not optimized.
@@ -12,37 +11,52 @@ const BOUNDS: Bounds = Bounds { all: 64 };
 
 #[test]
 fn no_crash_state_of_a_short_workload_breaks_a_promise() {
-    let mut explorer = Explorer::new(BOUNDS);
-    Plan::interleavings(Geometry::compact(), 1).run(&mut explorer, None, false);
-    Plan::policies(Geometry::compact(), core_ops(), 2).run(&mut explorer, None, false);
-    Plan::policies(Geometry::spread(), core_ops(), 1).run(&mut explorer, None, false);
-    assert_eq!(explorer.violations, []);
-    assert!(explorer.counts.states > 1_000, "{:?}", explorer.counts);
+    let mut states = 0;
+    let seen = Seen::default();
+    for plan in plans::short() {
+        let outcome = plan.run(BOUNDS, &seen);
+        assert_eq!(outcome.violations, []);
+        states += outcome.counts.states;
+    }
+    assert!(states > 10_000, "{states}");
 }
 
 /// One scenario for each mutation, as the whole enumeration found it.
-const CAUGHT: [&str; 21] = [
-    "compact whole0 flush @ 1,oldest ! NoDataSync",
-    "compact whole0 flush @ 1,oldest ! NoBitmapSync",
+const CAUGHT: [&str; 34] = [
+    "compact barrier-part1 @ 1,oldest ! NoDataSync",
+    "compact barrier-part1 @ 1,oldest ! NoBitmapSync",
     "compact whole0 reopen @ 1,oldest ! NoBitmapSyncAtClose",
-    "compact whole0 reopen whole0 @ 1,oldest ! NoOpenHeaderSync",
+    "compact whole0 @ 1,oldest ! NoOpenHeaderSync",
     "compact reopen @ 1,oldest ! NoCloseHeaderSync",
-    "compact reopen @ 1,oldest ! NoSync",
+    "compact whole0 @ 1,oldest ! NoSync",
     "compact whole0 whole1 flush @ 2,oldest ! NoPageCopy",
-    "compact whole0 flush @ 1,oldest ! BitmapBeforeDataSync",
-    "compact whole0 flush @ 1,oldest ! NoBitmapWrite",
-    "compact whole0 reopen @ 2,newest ! NoBitmapWriteAtClose",
-    "compact whole0 reopen @ 2,newest ! WriteReportedEarly",
+    "compact whole0 barrier-part1 @ 1,oldest ! BitmapBeforeDataSync",
+    "compact barrier-part1 @ 1,oldest ! NoBitmapWrite",
+    "compact whole0 reopen @ 1,oldest ! NoBitmapWriteAtClose",
+    "compact barrier-part1 @ 2,newest ! WriteReportedEarly",
     "compact whole0 flush @ 1,oldest ! FlushReportedEarly",
     "compact whole0 flush @ 1,oldest ! FlushReportedAtOnce",
+    "compact reopen @ 1,oldest fail7 ! HeaderNotWrittenAgain",
     "compact whole0 @ 1,oldest ! HeaderInOneSlot",
-    "compact whole0 flush @ 1,oldest ! GenerationNotRaised",
+    "compact barrier-part1 @ 1,oldest ! GenerationNotRaised",
     "compact whole0 @ 1,oldest ! NoSyncBetweenSlots",
-    "compact part0 flush @ 1,oldest ! CopyUpWritesGuestSectorsOnly",
-    "compact part0 flush @ 1,oldest ! CopyUpWithoutOverlay",
-    "compact part0 flush @ 1,oldest ! CopyUpWithoutRead",
-    "compact part2 flush @ 1,oldest ! CopyUpWithoutZeros",
-    "compact whole0 flush @ 1,oldest ! DataMisplaced",
+    "compact barrier-part1 @ 1,oldest ! CopyUpWritesGuestSectorsOnly",
+    "compact barrier-part1 @ 1,oldest ! CopyUpWithoutOverlay",
+    "compact barrier-part1 @ 1,oldest ! CopyUpWithoutRead",
+    "compact whole2 barrier-part1 @ 1,oldest ! CopyUpWithoutZeros",
+    "compact barrier-part1 @ 1,oldest ! DataMisplaced",
+    "compact zero-whole0 barrier-part1 @ 1,oldest ! ZeroingSkipped",
+    "compact zero-whole0 barrier-part1 @ 2,newest ! ZeroingReportedEarly",
+    "growing grow @ 1,oldest ! LengthNotSet",
+    "growing grow @ 1,oldest ! NoLengthSync",
+    "growing grow @ 1,oldest ! NoGrowHeaderSync",
+    "growing grow @ 1,oldest ! GrownWithoutParentLimit",
+    "compact barrier-part1 @ 1,oldest fail8 ! FailedWriteHidden",
+    "compact barrier-part1 @ 1,oldest refuse10 ! FailedBitmapWriteHidden",
+    "compact whole0 @ 1,oldest fail3 ! FailedSyncHidden",
+    "compact barrier-part1 @ 1,oldest fail7 ! FailedReadHidden",
+    "compact barrier-part1 @ 1,oldest full8 ! NoSpaceHidden",
+    "compact barrier-part1 @ 1,oldest full8 ! RetryDropped",
 ];
 
 #[test]
@@ -58,14 +72,17 @@ fn a_broken_rule_is_noticed_and_the_rule_is_why() {
 }
 
 fn violations(scenario: &Scenario) -> u64 {
-    let mut explorer = Explorer::new(BOUNDS);
-    run(&mut explorer, &Geometry::compact(), scenario);
-    explorer.counts.violations
+    reproduce(BOUNDS, scenario).counts.violations
 }
 
 #[test]
-fn a_list_of_choices_is_a_scenario() {
-    let text = "spread whole0 part2 span0 idle reopen loss-all-kept loss flush @ choices,0,12,1";
-    let scenario: Scenario = text.parse().expect("it is a scenario");
-    assert_eq!(scenario.to_string(), text);
+fn every_kind_of_operation_schedule_and_fault_is_written_as_it_is_read() {
+    for text in [
+        "spread whole0 part2 span0 idle reopen loss-all-kept loss flush @ choices,0,12,1",
+        "aligned half1 tail0 ragged0 holes0 zero-part1 discard-span0 @ 2,newest fail3",
+        "growing barrier-whole1 barrier grow give-up kill @ 9,sync-last refuse0 full7",
+    ] {
+        let scenario: Scenario = text.parse().expect("it is a scenario");
+        assert_eq!(scenario.to_string(), text);
+    }
 }

@@ -3,6 +3,7 @@
 use std::fmt;
 use std::str::FromStr;
 
+use dscow::engine::Request;
 use dscow::units::DiskRange;
 
 use crate::geometry::Geometry;
@@ -16,36 +17,167 @@ pub enum Kept {
     Everything,
 }
 
+/// A part of a block, or of a block and the next.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Shape {
+    /// The block.
+    Whole,
+    /// Three sectors inside it.
+    Part,
+    /// Its last three sectors.
+    Tail,
+    /// Its second half.
+    Half,
+    /// Its last three sectors and the first three of the next.
+    Span,
+    /// Its last three sectors and all of the next.
+    Ragged,
+}
+
 /// One operation. Blocks are named by their position among those in use.
 ///
-/// A new kind of request (a discard, a barrier write) gets a variant here, a range and a way to be submitted in
-/// `run.rs`, and a rule in `oracle.rs`.
+/// A new kind of request gets a variant here, in [`Op::change`] what it does to the disk, and in `run.rs` the way to
+/// submit it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Op {
-    /// Write a whole block.
-    Whole(usize),
-    /// Write three sectors inside a block.
-    Partial(usize),
-    /// Write the last three sectors of a block and the first three of the next.
-    Spanning(usize),
+    /// Write.
+    Write(Shape, usize),
+    /// Write the last three sectors of a block, and all of the next, of which the host has found that it is zeros.
+    Holes(usize),
+    /// Write zeros.
+    Zero(Shape, usize),
+    /// Discard.
+    Discard(Shape, usize),
+    /// A barrier write.
+    Barrier(Shape, usize),
+    /// A barrier without anything to write.
+    EmptyBarrier,
     /// Flush.
     Flush,
     /// The time for a commit that nobody asked for.
     IdleCommit,
+    /// Make the disk larger.
+    Grow,
+    /// Give up what waits for space.
+    GiveUp,
     /// Close, and open again.
     Reopen,
+    /// The process is killed; the image is opened again on the same host.
+    Kill,
     /// The power fails and comes back; the image is opened again.
     PowerLoss(Kept),
 }
 
+/// What an operation does to the disk.
+pub(crate) struct Change {
+    /// What the engine is asked for.
+    pub(crate) request: Request,
+    /// What the host has found to be zeros.
+    pub(crate) detected: Vec<DiskRange>,
+    /// What becomes the request's data.
+    pub(crate) data: Option<DiskRange>,
+    /// What becomes zeros.
+    pub(crate) zeros: Option<DiskRange>,
+}
+
 impl Op {
-    /// What is written, if it is a write.
-    pub(crate) fn written(self, geometry: &Geometry) -> Option<DiskRange> {
+    /// What it does to a disk of `size` bytes; nothing if it is not a change, or of blocks that are not there.
+    pub(crate) fn change(self, geometry: &Geometry, size: u64) -> Option<Change> {
+        let range_of = |shape: Shape, block| {
+            let sectors = shape.sectors(geometry.block_sectors());
+            geometry.range(block, sectors, size)
+        };
+        Some(match self {
+            Self::Write(shape, block) => Change::data(range_of(shape, block)?, Request::Write),
+            Self::Barrier(shape, block) => Change::data(range_of(shape, block)?, Request::Barrier),
+            Self::Holes(block) => {
+                let zeros = range_of(Shape::Whole, block + 1)?;
+                let range = range_of(Shape::Ragged, block)?;
+                let data = DiskRange::new(range.start.0, zeros.start.0 - range.start.0);
+                Change {
+                    detected: vec![zeros],
+                    data: Some(data),
+                    zeros: Some(zeros),
+                    ..Change::data(range, Request::Write)
+                }
+            }
+            Self::Zero(shape, block) => {
+                let range = range_of(shape, block)?;
+                Change::zeros(Some(range), Request::WriteZeroes(range))
+            }
+            Self::Discard(shape, block) => {
+                let range = range_of(shape, block)?;
+                let whole = whole_blocks(range, geometry.block_bytes(), size);
+                Change::zeros(whole, Request::Discard(range))
+            }
+            Self::EmptyBarrier => Change::zeros(None, Request::Barrier(DiskRange::new(0, 0))),
+            _ => return None,
+        })
+    }
+
+    pub(crate) fn is_barrier(self) -> bool {
+        matches!(self, Self::Barrier(..) | Self::EmptyBarrier)
+    }
+}
+
+impl Change {
+    fn data(range: DiskRange, request: impl Fn(DiskRange) -> Request) -> Self {
+        Self {
+            request: request(range),
+            detected: Vec::new(),
+            data: Some(range),
+            zeros: None,
+        }
+    }
+
+    fn zeros(zeros: Option<DiskRange>, request: Request) -> Self {
+        Self {
+            request,
+            detected: Vec::new(),
+            data: None,
+            zeros,
+        }
+    }
+}
+
+/// The blocks that a range covers whole; the last one may end with the disk.
+fn whole_blocks(range: DiskRange, block: u64, size: u64) -> Option<DiskRange> {
+    let start = range.start.0.next_multiple_of(block);
+    let end = range.end();
+    let end = if end == size { end } else { end - end % block };
+    (start < end).then(|| DiskRange::new(start, end - start))
+}
+
+impl Shape {
+    const ALL: [Self; 6] = [
+        Self::Whole,
+        Self::Part,
+        Self::Tail,
+        Self::Half,
+        Self::Span,
+        Self::Ragged,
+    ];
+
+    /// The first sector and the one after the last, of blocks of so many.
+    fn sectors(self, block: usize) -> (usize, usize) {
         match self {
-            Self::Whole(block) => Some(geometry.range(block, 0, 8)),
-            Self::Partial(block) => Some(geometry.range(block, 2, 3)),
-            Self::Spanning(block) => Some(geometry.range(block, 5, 6)),
-            Self::Flush | Self::IdleCommit | Self::Reopen | Self::PowerLoss(_) => None,
+            Self::Whole => (0, block),
+            Self::Part => (2, 5),
+            Self::Tail => (block - 3, block),
+            Self::Half => (block / 2, block),
+            Self::Span => (block - 3, block + 3),
+            Self::Ragged => (block - 3, 2 * block),
+        }
+    }
+
+    fn name(self) -> &'static str {
+        match self {
+            Self::Whole => "whole",
+            Self::Part => "part",
+            Self::Tail => "tail",
+            Self::Half => "half",
+            Self::Span => "span",
+            Self::Ragged => "ragged",
         }
     }
 }
@@ -53,12 +185,18 @@ impl Op {
 impl fmt::Display for Op {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Whole(block) => write!(f, "whole{block}"),
-            Self::Partial(block) => write!(f, "part{block}"),
-            Self::Spanning(block) => write!(f, "span{block}"),
+            Self::Write(shape, block) => write!(f, "{}{block}", shape.name()),
+            Self::Holes(block) => write!(f, "holes{block}"),
+            Self::Zero(shape, block) => write!(f, "zero-{}{block}", shape.name()),
+            Self::Discard(shape, block) => write!(f, "discard-{}{block}", shape.name()),
+            Self::Barrier(shape, block) => write!(f, "barrier-{}{block}", shape.name()),
+            Self::EmptyBarrier => f.write_str("barrier"),
             Self::Flush => f.write_str("flush"),
             Self::IdleCommit => f.write_str("idle"),
+            Self::Grow => f.write_str("grow"),
+            Self::GiveUp => f.write_str("give-up"),
             Self::Reopen => f.write_str("reopen"),
+            Self::Kill => f.write_str("kill"),
             Self::PowerLoss(Kept::Nothing) => f.write_str("loss"),
             Self::PowerLoss(Kept::Everything) => f.write_str("loss-all-kept"),
         }
@@ -69,23 +207,35 @@ impl FromStr for Op {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let block = |prefix: &str| match text.strip_prefix(prefix) {
-            Some("0") => Some(0),
-            Some("1") => Some(1),
-            Some("2") => Some(2),
-            _ => None,
+        let op = match text {
+            "barrier" => Self::EmptyBarrier,
+            "flush" => Self::Flush,
+            "idle" => Self::IdleCommit,
+            "grow" => Self::Grow,
+            "give-up" => Self::GiveUp,
+            "reopen" => Self::Reopen,
+            "kill" => Self::Kill,
+            "loss" => Self::PowerLoss(Kept::Nothing),
+            "loss-all-kept" => Self::PowerLoss(Kept::Everything),
+            _ => return change_from(text).ok_or_else(|| format!("{text} is not an operation")),
         };
-        let write = block("whole")
-            .map(Self::Whole)
-            .or_else(|| block("part").map(Self::Partial))
-            .or_else(|| block("span").filter(|b| *b == 0).map(Self::Spanning));
-        match text {
-            "flush" => Ok(Self::Flush),
-            "idle" => Ok(Self::IdleCommit),
-            "reopen" => Ok(Self::Reopen),
-            "loss" => Ok(Self::PowerLoss(Kept::Nothing)),
-            "loss-all-kept" => Ok(Self::PowerLoss(Kept::Everything)),
-            _ => write.ok_or_else(|| format!("{text} is not an operation")),
-        }
+        Ok(op)
     }
+}
+
+fn change_from(text: &str) -> Option<Op> {
+    if let Some(block) = text.strip_prefix("holes") {
+        return Some(Op::Holes(block.parse().ok()?));
+    }
+    let (kind, rest): (fn(Shape, usize) -> Op, &str) = match text.split_once('-') {
+        None => (Op::Write, text),
+        Some(("zero", rest)) => (Op::Zero, rest),
+        Some(("discard", rest)) => (Op::Discard, rest),
+        Some(("barrier", rest)) => (Op::Barrier, rest),
+        Some(_) => return None,
+    };
+    Shape::ALL.into_iter().find_map(|shape| {
+        let block = rest.strip_prefix(shape.name())?;
+        Some(kind(shape, block.parse().ok()?))
+    })
 }
