@@ -86,6 +86,13 @@ pub enum FileIdentity {
 }
 
 impl FileIdentity {
+    /// Of what is at `path` at this moment; `None` if nothing is that holds blocks.
+    pub(crate) fn at(path: &Path) -> Option<Self> {
+        std::fs::metadata(path)
+            .ok()
+            .and_then(|metadata| Self::of(&metadata))
+    }
+
     /// `None` for what holds no blocks.
     fn of(metadata: &Metadata) -> Option<Self> {
         let file_type = metadata.file_type();

@@ -11,7 +11,7 @@ use super::CHAIN_DEPTH_MAX;
 use super::error::{ImageError, ParentChange};
 use super::open::{ImageAccess, Layer, Overlay, size_of_file};
 use super::parent::{fingerprint, modified};
-use crate::file::{Access, BlockFile, Caching};
+use crate::file::{Access, BlockFile, Caching, FileIdentity};
 use crate::lock;
 
 /// Opens the parents of `top`, nearest first.
@@ -30,14 +30,16 @@ pub(super) fn open_parents_of(file: &BlockFile, header: &Header) -> Result<Vec<L
             return Err(ImageError::TooDeep(recorded.parent.path().to_owned()));
         }
         let path = resolve(&child, recorded.parent.path());
-        let layer = open_parent(&child, &path, &recorded)?;
-        let (file, next) = match &layer {
-            Layer::Raw { file, .. } => (file, None),
-            Layer::Dscow { file, header, .. } => (file, Recorded::of(header)),
-        };
-        if !seen.insert(file.identity()) {
+        // Before it is opened: who is in the chain already, and locked, would be found to be in use.
+        let is_known = FileIdentity::at(&path).is_some_and(|identity| !seen.insert(identity));
+        if is_known {
             return Err(ImageError::Cycle(path));
         }
+        let layer = open_parent(&child, &path, &recorded)?;
+        let next = match &layer {
+            Layer::Raw { .. } => None,
+            Layer::Dscow { header, .. } => Recorded::of(header),
+        };
         layers.push(layer);
         child = path;
         recorded_by = next;
