@@ -20,7 +20,7 @@ use self::changes::{Change, Changes};
 use crate::buffer::{AlignedBuf, Buffer};
 use crate::executor::{Executor, FileSlot, IoError, Op};
 use crate::extents::DiskMap;
-use crate::file::BlockFile;
+use crate::file::{BlockFile, FileSystem};
 use crate::space::{Method, STRIDE, Space, SpaceStrategy};
 
 /// Number of a disk on its worker, chosen by the caller; the upper half of its operations' keys.
@@ -92,7 +92,7 @@ impl Disk {
         options: DiskOptions,
         executor: &mut dyn Executor,
     ) -> Self {
-        let space = space_of(&engine, &files[0], options.space);
+        let space = space_of(&engine, &files[0], files[0].file_system(), options.space);
         Self {
             changes: Changes::new(space),
             options,
@@ -109,6 +109,19 @@ impl Disk {
             finished: Vec::new(),
             logged_errnos: FxHashSet::default(),
         }
+    }
+
+    /// Takes storage as if the image were in such a file system, so that a test does not depend on what there is. To be
+    /// called before the image is opened.
+    #[cfg(feature = "faults")]
+    pub fn assume_file_system(&mut self, file_system: FileSystem) {
+        let space = space_of(
+            &self.engine,
+            &self.files[0],
+            file_system,
+            self.options.space,
+        );
+        self.changes = Changes::new(space);
     }
 
     /// The engine, to ask about its state.
@@ -352,10 +365,15 @@ impl Disk {
 }
 
 /// The decisions about space for an image in `file`.
-fn space_of(engine: &Engine, file: &BlockFile, strategy: SpaceStrategy) -> Space<Change> {
+fn space_of(
+    engine: &Engine,
+    file: &BlockFile,
+    file_system: FileSystem,
+    strategy: SpaceStrategy,
+) -> Space<Change> {
     // A file system without such hints says so, with an error.
     let hint = file.extent_size().ok().flatten();
-    let method = Method::of(strategy, file.file_system(), hint.is_some());
+    let method = Method::of(strategy, file_system, hint.is_some());
     let stride = hint.unwrap_or(STRIDE);
     let block_len = engine.layout().block_size().bytes();
     Space::new(method, stride.into(), block_len)

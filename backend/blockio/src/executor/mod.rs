@@ -8,6 +8,8 @@
 //! without io_uring or where `kernel.io_uring_disabled` forbids it. [`open_executor`] chooses.
 
 mod error;
+#[cfg(any(test, feature = "faults"))]
+pub mod faulty;
 mod files;
 mod task;
 #[cfg(test)]

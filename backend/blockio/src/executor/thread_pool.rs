@@ -380,7 +380,7 @@ fn timespec(duration: Duration) -> Timespec {
 }
 
 /// Runs one system call: a count of bytes, or a negative errno.
-fn execute(descriptor: RawFd, step: Step, segments: &[iovec]) -> i32 {
+pub(super) fn execute(descriptor: RawFd, step: Step, segments: &[iovec]) -> i32 {
     let count = c_int::try_from(segments.len()).expect("a step has at most 1024 segments");
     let list = segments.as_ptr();
     let result = match step {
