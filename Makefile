@@ -7,7 +7,7 @@ SHELL := /bin/bash
 nextest := $(shell command -v cargo-nextest 2> /dev/null)
 scripts := $(shell git ls-files --cached --others --exclude-standard | xargs -r grep -lE '^\#!.*\b(ba)?sh$$|^\# shellcheck shell=' -- 2> /dev/null)
 
-.PHONY: build demo check test xen-test xen-shell crash hotplug-test bench bench-report deps deps-build deps-check deps-xen deps-bench fmt clippy unit-test shellcheck
+.PHONY: build demo check test xen-test xen-shell crash fuzz fuzz-keep hotplug-test bench bench-report deps deps-build deps-check deps-xen deps-bench fmt clippy unit-test shellcheck
 
 build: deps-build
 	cargo build --release --locked -p cowback -p cowbackd
@@ -18,12 +18,22 @@ demo: build deps-xen
 
 check: deps-build deps-check fmt clippy unit-test shellcheck
 
-test: check crash hotplug-test xen-test
+test: check crash fuzz hotplug-test xen-test
 
 # Every rule of the engine broken once, every state that a power failure can leave, up to a bound: five minutes.
 crash: deps-build
 	tests/crash/broken-engine/run
 	cargo run --release --locked -p crash
+
+# Each target for so many seconds, as many at a time as there are processors. `make fuzz SECONDS=7200` for a long run,
+# `make fuzz FUZZ='engine disk'` for some of them, `make fuzz-keep` puts what a run has reached into the corpus.
+SECONDS ?= 60
+fuzz: deps-build
+	cargo clippy -p fuzz --all-targets --features libfuzzer --locked -- -D warnings
+	tests/fuzz/run $(SECONDS) $(FUZZ)
+
+fuzz-keep: deps-build
+	tests/fuzz/run --keep
 
 # Everything against raw files and qemu-nbd, side by side: a quarter of an hour on a machine that does nothing else. Needs
 # root. BENCH_ARGS='--quick', '--only ROW', '--rounds N'.

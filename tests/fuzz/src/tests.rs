@@ -1,0 +1,3 @@
+mod kept;
+mod random;
+mod single_faults;
