@@ -11,6 +11,7 @@ mod error;
 #[cfg(any(test, feature = "faults"))]
 pub mod faulty;
 mod files;
+mod pace;
 mod task;
 #[cfg(test)]
 mod tests;

@@ -13,6 +13,7 @@ use libc::iovec;
 use slab::Slab;
 
 use super::files::Files;
+use super::pace::Pace;
 use super::task::{Outcome, Step, Task};
 use super::watches::{Interest, WatchId, Watches};
 use super::{Event, Executor, FileSlot, IoError, Op};
@@ -26,6 +27,14 @@ const COMPLETION_ENTRIES: u32 = 4096;
 
 /// Files in the kernel's table of registered files. Those beyond it work too, by their descriptors.
 const FIXED_FILES_MAX: u32 = 4096;
+
+/// Operations that are handed to the kernel together, at most: the storage works on the first of them while the next
+/// are being prepared. Fewer cost more system calls, more leave the storage idle; see docs/performance.md.
+const BATCH: usize = 4;
+
+/// Of the operations in flight, one in so many is waited for together, since to sleep and to be woken costs about as
+/// much as an operation. See docs/performance.md.
+const AWAITED_SHARE: usize = 4;
 
 /// Segment lists kept for reuse.
 const SPARE_LISTS_MAX: usize = 256;
@@ -47,6 +56,9 @@ pub struct UringExecutor {
     ring: IoUring,
     /// How many places the kernel's table of registered files has; 0 if it could not be made.
     fixed_files: usize,
+    /// Whether the kernel can wait for several completions for a bounded time, and for one after that (Linux 6.12).
+    waits_for_several: bool,
+    pace: Pace,
     files: Files,
     tasks: Slab<Running>,
     spare_lists: Vec<Vec<iovec>>,
@@ -82,9 +94,12 @@ impl UringExecutor {
         let ring = build_ring()?;
         check_features(&ring)?;
         let fixed_files = register_sparse_files(&ring);
+        let waits_for_several = ring.params().is_feature_min_timeout();
         Ok(Self {
             ring,
             fixed_files,
+            waits_for_several,
+            pace: Pace::default(),
             files: Files::default(),
             tasks: Slab::new(),
             spare_lists: Vec::new(),
@@ -113,9 +128,9 @@ impl UringExecutor {
         }
     }
 
-    /// Puts an entry into the submission queue, making room by submitting if it is full.
+    /// Puts an entry into the submission queue, handing over those that make a batch first.
     fn push(&mut self, entry: &squeue::Entry) -> io::Result<()> {
-        if self.ring.submission().is_full() {
+        if self.ring.submission().len() >= BATCH {
             self.ring.submit()?;
         }
         // SAFETY: what the entry points at is either nothing (polls, cancels, syncs) or a running task's buffer and
@@ -158,7 +173,7 @@ impl UringExecutor {
         }
     }
 
-    /// Enters the kernel to submit what is queued, and to wait for one completion for at most `timeout` if given.
+    /// Enters the kernel to submit what is queued, and to wait for completions for at most the timeout if given.
     fn enter(&mut self, wait: Option<Option<Duration>>) -> io::Result<()> {
         let entered = match wait {
             None => {
@@ -169,12 +184,22 @@ impl UringExecutor {
                 drop(queue);
                 self.ring.submit()
             }
-            Some(None) => self.ring.submit_and_wait(1),
-            Some(Some(timeout)) => {
-                let timeout = Timespec::from(timeout);
-                self.ring
-                    .submitter()
-                    .submit_with_args(1, &SubmitArgs::new().timespec(&timeout))
+            Some(timeout) => {
+                let timeout = timeout.map(Timespec::from);
+                let mut how = SubmitArgs::new();
+                if let Some(timeout) = &timeout {
+                    how = how.timespec(timeout);
+                }
+                let several = self.tasks.len() / AWAITED_SHARE;
+                if several > 1 && self.waits_for_several {
+                    self.pace.busy(Instant::now());
+                    let bound = self.pace.bound(several).as_micros();
+                    let bound = u32::try_from(bound).expect("the bound is less than a second");
+                    let how = how.min_wait_usec(bound);
+                    self.ring.submitter().submit_with_args(several, &how)
+                } else {
+                    self.ring.submitter().submit_with_args(1, &how)
+                }
             }
         };
         match entered.map_err(|cause| (cause.raw_os_error(), cause)) {
@@ -190,6 +215,7 @@ impl UringExecutor {
     fn reap(&mut self, events: &mut Vec<Event>) {
         events.append(&mut self.settled);
         let mut reaped = mem::take(&mut self.reaped);
+        let in_flight = self.tasks.len();
         reaped.extend(
             self.ring
                 .completion()
@@ -208,6 +234,11 @@ impl UringExecutor {
             }
         }
         self.reaped = reaped;
+        let completed = in_flight.saturating_sub(self.tasks.len());
+        if completed > 0 {
+            self.pace
+                .completed(Instant::now(), completed, self.tasks.len());
+        }
     }
 
     fn step_done(&mut self, index: usize, result: i32, events: &mut Vec<Event>) {
