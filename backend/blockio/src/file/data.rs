@@ -3,17 +3,20 @@
 use std::io;
 use std::ops::{ControlFlow, Range};
 
+use super::extents::Extent;
 use super::{BlockFile, ZEROS};
 use crate::buffer::AlignedBuf;
 
 /// Bytes read at a time.
 const PIECE_SIZE: u64 = 1 << 20;
+/// A hole that is no longer than this is read along with the data around it: another read takes longer.
+const READ_ALONG: u64 = 64 << 10;
 /// What is left out if it is all zeros. A divisor of [`PIECE_SIZE`], and a multiple of what direct I/O is aligned to.
 const PAGE_SIZE: usize = 4096;
 
 impl BlockFile {
     /// Calls `visit` with the position and the bytes of everything in `range` that may be other than zero, in order,
-    /// in pieces of at most 4096 bytes. Holes of a file are not read; of a device everything is.
+    /// in pieces of at most 4096 bytes. Long holes of a file are not read; of a device everything is.
     ///
     /// `visit` may break off.
     ///
@@ -23,14 +26,32 @@ impl BlockFile {
     pub fn visit_data(
         &self,
         range: Range<u64>,
+        visit: impl FnMut(u64, &[u8]) -> ControlFlow<()>,
+    ) -> io::Result<()> {
+        self.visit_data_in(self.extents_within(range)?, visit)
+    }
+
+    /// As [`BlockFile::visit_data`], for who has asked for the extents already.
+    ///
+    /// # Errors
+    ///
+    /// What the kernel says, and what the extents say; they must lie inside the file.
+    pub fn visit_data_in(
+        &self,
+        extents: impl IntoIterator<Item = io::Result<Extent>>,
         mut visit: impl FnMut(u64, &[u8]) -> ControlFlow<()>,
     ) -> io::Result<()> {
         // One buffer for all pieces: to touch fresh memory takes longer than to read.
         let mut buffer = AlignedBuf::zeroed(0);
-        for extent in self.extents_within(range)? {
-            let extent = extent?;
-            let end = extent.offset + extent.len;
-            let mut at = extent.offset;
+        let mut extents = extents.into_iter().peekable();
+        while let Some(extent) = extents.next() {
+            let Extent { offset, len } = extent?;
+            let mut end = offset + len;
+            while let Some(next) = extents.next_if(|next| is_near(end, next)) {
+                let Extent { offset, len } = next?;
+                end = offset + len;
+            }
+            let mut at = offset;
             while at < end {
                 let piece = at..end.min((at / PIECE_SIZE + 1) * PIECE_SIZE);
                 let bytes = self.read_piece(&mut buffer, piece.clone())?;
@@ -61,6 +82,12 @@ impl BlockFile {
             .get(in_piece(piece.start)..in_piece(piece.end))
             .ok_or_else(|| io::ErrorKind::UnexpectedEof.into())
     }
+}
+
+/// Whether the hole between `end` and the next extent is to be read along.
+fn is_near(end: u64, next: &io::Result<Extent>) -> bool {
+    next.as_ref()
+        .is_ok_and(|next| next.offset - end <= READ_ALONG)
 }
 
 fn visit_pages(

@@ -1,5 +1,6 @@
 //! Opening an image with all its parents.
 
+use std::io;
 use std::ops::ControlFlow;
 use std::path::Path;
 use std::sync::Arc;
@@ -15,7 +16,7 @@ use super::bitmap_memory::prefer_large_pages;
 use super::chain;
 use super::error::ImageError;
 use super::header_file::Slots;
-use crate::file::{Access, BlockFile, Caching};
+use crate::file::{Access, BlockFile, Caching, FileKind};
 use crate::lock;
 
 /// What an image is opened for.
@@ -273,12 +274,20 @@ pub(super) fn read_bitmap(
 ) -> Result<(), ImageError> {
     let start = layout.bitmap_offset().0;
     let range = start..start + layout.bitmap_used_len();
-    prefer_large_pages(file, range.clone(), bitmap);
-    file.visit_data(range, |at, page| {
-        bitmap.load(at - start, page);
-        ControlFlow::Continue(())
-    })
-    .map_err(ImageError::io(file.path(), "read its bitmap"))
+    let read = || -> io::Result<()> {
+        let extents = file
+            .extents_within(range)?
+            .collect::<io::Result<Vec<_>>>()?;
+        // A device says data everywhere, so it tells nothing.
+        if file.kind() != FileKind::BlockDevice {
+            prefer_large_pages(bitmap, start, &extents);
+        }
+        file.visit_data_in(extents.into_iter().map(Ok), |at, page| {
+            bitmap.load(at - start, page);
+            ControlFlow::Continue(())
+        })
+    };
+    read().map_err(ImageError::io(file.path(), "read its bitmap"))
 }
 
 fn verify_bitmap(path: &Path, header: &Header, bitmap: &Bitmap) -> Result<(), ImageError> {

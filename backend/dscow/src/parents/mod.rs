@@ -45,6 +45,8 @@ pub enum ParentLayer {
 #[derive(Default)]
 pub struct Parents {
     layers: Vec<ParentLayer>,
+    /// Where the first byte of the disk is in the file of each; kept together, since every read asks for one.
+    starts: Vec<FileOffset>,
     /// Who holds what, as far as it was asked for; so that the depth of a chain costs once and not at every read.
     owners: RefCell<Owners>,
 }
@@ -78,7 +80,12 @@ impl Parents {
             "chains are at most 64 images deep"
         );
         let owners = RefCell::new(Owners::new(&layers));
-        Self { layers, owners }
+        let starts = layers.iter().map(|layer| layer.position_of(0)).collect();
+        Self {
+            layers,
+            starts,
+            owners,
+        }
     }
 
     /// How many images there are below the overlay.
@@ -105,8 +112,8 @@ impl Parents {
         match owner {
             Owner::Nobody => Run::zero(len),
             Owner::Layer(index) => {
-                let layer = &self.layers[index.0 - 1];
-                Run::from_layer(index, layer.position_of(at), len)
+                let start = self.starts[index.0 - 1];
+                Run::from_layer(index, FileOffset(start.0 + at), len)
             }
             Owner::Several => walk(&self.layers, at, at + len),
         }

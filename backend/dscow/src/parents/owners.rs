@@ -50,9 +50,13 @@ impl Owners {
     pub(super) fn owner_at(&mut self, layers: &[ParentLayer], at: u64, end: u64) -> (Owner, u64) {
         let shift = self.granule.shift();
         let first = at >> shift;
-        let last = end.div_ceil(self.granule.bytes());
+        let last = self.granule.blocks_for(end);
         let stretch = self.stretch(layers, first / STRETCH_GRANULES);
         let from = in_stretch(first);
+        // Most reads want no more.
+        if last == first + 1 && stretch[from] != SEVERAL {
+            return (Owner::of(stretch[from]), end - at);
+        }
         let to = in_stretch(last.min((first / STRETCH_GRANULES + 1) * STRETCH_GRANULES) - 1) + 1;
         let owner = stretch[from];
         let same = match owner {
