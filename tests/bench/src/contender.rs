@@ -6,6 +6,7 @@ use std::process::Command;
 
 use blockio::executor::open_executor;
 use blockio::image::{CreateOptions, ImageAccess, create};
+use blockio::space::SpaceStrategy;
 
 use crate::device::DeviceCounts;
 use crate::direct::{self, Session};
@@ -106,6 +107,7 @@ impl Contender {
         if state == State::Allocated {
             self.fill(&image, len, around)?;
         }
+        around.site.settle()?;
         Ok(image)
     }
 
@@ -225,28 +227,41 @@ fn make_qcow2(image: &Path, len: u64, base: Option<&Path>, options: &[&str]) -> 
     Ok(())
 }
 
-/// Runs this program's own driver, on the client's processor as fio would be.
 fn measure_direct(image: &Path, pattern: &Pattern, depth: usize, stat: &Path) -> Result<Sample> {
-    let program = std::env::current_exe().map_err(BenchError::io("find this program"))?;
-    let mut command = Side::Client.command(&program.to_string_lossy());
-    command.arg("direct").arg(image).args(pattern.arguments());
-    command
-        .arg(format!("--iodepth={depth}"))
-        .arg("--stat")
-        .arg(stat)
-        .arg("--json");
-    let output = tool::run(&mut command)?;
-    let measured: direct::Measured =
-        serde_json::from_str(&output).map_err(|cause| BenchError::Output {
-            command: tool::line(&command),
-            problem: cause.to_string(),
-        })?;
+    let measured = drive(image, pattern, depth, SpaceStrategy::Auto, stat)?;
     Ok(Sample {
         requests_per_second: measured.requests_per_second(),
         device_bytes_per_request: per_request(
             measured.device.unwrap_or_default(),
             measured.requests,
         ),
+    })
+}
+
+/// Runs this program's own driver, on the client's processor as fio would be.
+///
+/// # Errors
+/// If it fails.
+pub fn drive(
+    image: &Path,
+    pattern: &Pattern,
+    depth: usize,
+    space: SpaceStrategy,
+    stat: &Path,
+) -> Result<direct::Measured> {
+    let program = std::env::current_exe().map_err(BenchError::io("find this program"))?;
+    let mut command = Side::Client.command(&program.to_string_lossy());
+    command.arg("direct").arg(image).args(pattern.arguments());
+    command
+        .arg(format!("--iodepth={depth}"))
+        .arg(format!("--allocation={space}"))
+        .arg("--stat")
+        .arg(stat)
+        .arg("--json");
+    let output = tool::run(&mut command)?;
+    serde_json::from_str(&output).map_err(|cause| BenchError::Output {
+        command: tool::line(&command),
+        problem: cause.to_string(),
     })
 }
 

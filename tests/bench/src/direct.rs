@@ -4,6 +4,7 @@
 mod tests;
 
 use std::io;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -39,10 +40,10 @@ pub enum DirectError {
         /// How.
         errno: Errno,
     },
-    /// The counts of the device could not be read.
-    #[error("cannot read the counts in {}: {cause}", path.display())]
+    /// What the device or the file system counts could not be found out.
+    #[error("cannot find out the counts of {}: {cause}", path.display())]
     Counts {
-        /// The device's `stat`.
+        /// The device's `stat`, or the image.
         path: PathBuf,
         /// Why not.
         cause: io::Error,
@@ -62,6 +63,8 @@ pub struct Measured {
     pub cpu_ns: u64,
     /// What reached the device, if it was asked for.
     pub device: Option<DeviceCounts>,
+    /// Storage that the image's file takes when the last request is answered, in bytes; closing gives some of it back.
+    pub storage: u64,
 }
 
 impl Measured {
@@ -78,6 +81,7 @@ impl Measured {
 
 /// An open image and the executor that serves it.
 pub struct Session {
+    image: PathBuf,
     disk: Disk,
     executor: Box<dyn Executor>,
     events: Vec<Event>,
@@ -91,18 +95,26 @@ impl Session {
     pub fn open(
         path: &Path,
         access: ImageAccess,
+        executor: Box<dyn Executor>,
+    ) -> Result<Self, DirectError> {
+        Self::open_with(path, access, DiskOptions::default(), executor)
+    }
+
+    /// The same, driven in another way than is usual.
+    ///
+    /// # Errors
+    /// If it cannot be opened for this access.
+    pub fn open_with(
+        path: &Path,
+        access: ImageAccess,
+        options: DiskOptions,
         mut executor: Box<dyn Executor>,
     ) -> Result<Self, DirectError> {
         let (engine, files) = Image::open(path, access)?.into_engine(OnNoSpace::Report);
-        let mut disk = Disk::new(
-            DiskNumber(0),
-            engine,
-            files,
-            DiskOptions::default(),
-            executor.as_mut(),
-        );
+        let mut disk = Disk::new(DiskNumber(0), engine, files, options, executor.as_mut());
         disk.open(executor.as_mut(), CONTROL);
         let mut session = Self {
+            image: path.to_owned(),
             disk,
             executor,
             events: Vec::new(),
@@ -161,7 +173,17 @@ impl Session {
             elapsed_ns: nanoseconds(elapsed),
             cpu_ns: nanoseconds(cpu),
             device,
+            storage: self.storage()?,
         })
+    }
+
+    fn storage(&self) -> Result<u64, DirectError> {
+        let found = self.image.metadata().map_err(|cause| DirectError::Counts {
+            path: self.image.clone(),
+            cause,
+        })?;
+        // stat(2) counts in units of 512 bytes, whatever the file system's block is.
+        Ok(found.blocks() * 512)
     }
 
     /// Makes one request and waits for it. The buffer is as long as its range.

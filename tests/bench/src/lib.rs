@@ -28,6 +28,7 @@ pub mod server;
 pub mod site;
 pub mod space;
 pub mod stats;
+pub mod strategies;
 pub mod suite;
 pub mod throughput;
 pub mod tool;

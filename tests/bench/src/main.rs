@@ -51,7 +51,8 @@ struct RunArgs {
     quick: bool,
     /// Only rows whose names contain this: direct-read, direct-write, direct-first-write-flush, nbd-read, nbd-write,
     /// nbd-first-write, nbd-first-write-flush, nbd-sequential-read, nbd-sequential-write, synced-first-write-bytes,
-    /// chain-read-cpu, chain-read, open-time, open-memory, open-space, engine-read, engine-write, engine-first-write
+    /// space-speed, space-taken, chain-read-cpu, chain-read, open-time, open-memory, open-space, engine-read,
+    /// engine-write, engine-first-write
     #[arg(long, value_name = "ROW")]
     only: Option<String>,
     /// Measurements of each contender

@@ -15,10 +15,11 @@ use crate::report::{Report, Row, Target};
 use numbers::{figure, ratio};
 
 /// The parts of a report, by what the names of their rows begin with.
-const SECTIONS: [(&str, &str); 6] = [
+const SECTIONS: [(&str, &str); 7] = [
     ("direct-", "Through the executor, without a protocol"),
     ("nbd-", "Over NBD"),
     ("synced-", "What reaches the device"),
+    ("space-", "Ways of taking storage"),
     ("engine-", "The engine alone"),
     ("chain-", "Chains"),
     ("open-", "Opening, and space"),

@@ -7,8 +7,10 @@ use bench::direct::{Measured, Session};
 use bench::null::NullExecutor;
 use bench::opening;
 use bench::pattern::{Direction, Order, Pattern, Work};
+use blockio::disk::DiskOptions;
 use blockio::executor::open_executor;
 use blockio::image::ImageAccess;
+use blockio::space::SpaceStrategy;
 
 use crate::Result;
 
@@ -51,6 +53,9 @@ pub(crate) struct DirectArgs {
     /// The stat file, in /sys/block, of the device whose writes are to be counted
     #[arg(long)]
     stat: Option<PathBuf>,
+    /// How storage is taken for blocks that are written for the first time, as for `cowback export`
+    #[arg(long, default_value_t)]
+    allocation: SpaceStrategy,
 }
 
 /// `bench engine`
@@ -102,7 +107,12 @@ fn virtual_size(session: &Session) -> u64 {
 
 pub(crate) fn direct(args: &DirectArgs) -> Result<ExitCode> {
     // Also for reading: an image that is only read is read through the page cache, as bases are.
-    let mut session = Session::open(&args.image, ImageAccess::Writable, open_executor()?)?;
+    let options = DiskOptions {
+        space: args.allocation,
+        ..DiskOptions::default()
+    };
+    let executor = open_executor()?;
+    let mut session = Session::open_with(&args.image, ImageAccess::Writable, options, executor)?;
     let steps = args.pattern.pattern(&session).steps();
     let measured = session.run(&steps, args.pattern.iodepth, args.stat.as_deref())?;
     session.close()?;

@@ -3,11 +3,17 @@
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::thread;
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
 use crate::error::{BenchError, Result};
 use crate::tool;
+
+/// How often unmounting is tried, and how long it is left alone in between.
+const UNMOUNT_TRIES: u32 = 50;
+const UNMOUNT_PAUSE: Duration = Duration::from_millis(100);
 
 /// What an image is put on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -139,12 +145,20 @@ impl Mounted {
         &self.folder
     }
 
-    /// Unmounts it.
+    /// Unmounts it. The kernel lets go of the files of an io_uring some time after their program has ended, so this
+    /// is tried for a while.
     ///
     /// # Errors
     /// If something still uses it.
     pub fn unmount(mut self) -> Result<()> {
-        tool::run(Command::new("umount").arg(&self.folder))?;
+        let mut tries = UNMOUNT_TRIES;
+        while let Err(error) = tool::run(Command::new("umount").arg(&self.folder)) {
+            tries -= 1;
+            if tries == 0 {
+                return Err(error);
+            }
+            thread::sleep(UNMOUNT_PAUSE);
+        }
         self.is_there = false;
         Ok(())
     }
@@ -234,6 +248,22 @@ impl<'a> Site<'a> {
             return Ok(());
         }
         fs::remove_file(image).map_err(BenchError::io(format!("remove {}", image.display())))
+    }
+
+    /// Lets the file system finish what was asked of it before, such as to free the storage of an image that was removed.
+    /// Otherwise the next measurement would pay for that.
+    ///
+    /// # Errors
+    /// If it does not.
+    pub fn settle(&self) -> Result<()> {
+        let Some(mounted) = &self.mounted else {
+            return Ok(());
+        };
+        // Frozen means that nothing is left to be written, nor to be done in the background.
+        for what in ["--freeze", "--unfreeze"] {
+            tool::run(Command::new("fsfreeze").arg(what).arg(mounted.folder()))?;
+        }
+        Ok(())
     }
 
     /// Unmounts the file system.

@@ -7,7 +7,7 @@ use crate::error::{BenchError, Result};
 use crate::report::{Report, Row, Settings};
 use crate::server::QemuAio;
 use crate::site::{LoopDevice, Scratch, Site, SiteKind};
-use crate::{alone, chain, host, opening, space, throughput, tool};
+use crate::{alone, chain, host, opening, space, strategies, throughput, tool};
 
 /// What to measure.
 pub struct Plan<'a> {
@@ -76,11 +76,13 @@ fn measure_at(
     }
     let mut workloads = throughput::workloads(&scale);
     workloads.retain(|workload| workload.is_called(plan.only));
-    if workloads.is_empty() {
+    if workloads.is_empty() && !strategies::is_called(plan.only) {
         return Ok(());
     }
     let base = make_base(&around, scale.sparse_disk)?;
     around.base = base.as_deref();
+    let strategies = strategies::measure(&scale, rounds, plan.only, &around);
+    add(report, &format!("strategies, {name}"), strategies);
     for workload in workloads {
         let rows = workload.measure(rounds, &around);
         add(report, &format!("{}, {name}", workload.id), rows);
