@@ -75,11 +75,9 @@ impl Merge {
         self.header.parent_limit
     }
 
-    /// Says in the overlay's header that the parent is being written from now on.
+    /// Says in the overlay's header that the parent is being written from now on. Also if it says so already: a process
+    /// that was killed may have left that in the host's cache only, or in one slot only.
     pub(crate) fn begin(&mut self) -> Result<(), ImageError> {
-        if self.header.commit_under_way {
-            return Ok(());
-        }
         self.write_header(&Header {
             commit_under_way: true,
             ..self.header.clone()
@@ -177,4 +175,44 @@ fn open_raw(
     let size = size_of_file(&file)?;
     let change = compare_raw(&file, size, recorded)?;
     Ok((file, size, change))
+}
+
+#[cfg(test)]
+mod tests {
+    use tempfile::TempDir;
+
+    use super::*;
+    use crate::image::header_file::{Slots, write_durably};
+    use crate::image::{CreateOptions, create};
+
+    /// As a process leaves it that was killed behind the first of its writes: in one slot, and perhaps not on the disk.
+    #[test]
+    fn a_commit_that_goes_on_writes_its_mark_again() {
+        let folder = TempDir::new().unwrap();
+        let (base, path) = (folder.path().join("base.img"), folder.path().join("vm.cow"));
+        std::fs::write(&base, [1; 1 << 16]).unwrap();
+        let options = CreateOptions {
+            base: Some(base),
+            ..CreateOptions::default()
+        };
+        let header = create(&path, &options).unwrap();
+        let marked = Header {
+            commit_under_way: true,
+            sequence: header.sequence + 1,
+            ..header
+        };
+        let file = BlockFile::open(&path, Access::ReadWrite, Caching::Buffered).unwrap();
+        let (_, current) = read_header(&file).unwrap();
+        write_durably(&file, current.other(), &marked.encode()).unwrap();
+
+        let (mut merge, _overlay, _target) = Merge::open(&path).unwrap();
+        merge.begin().unwrap();
+
+        let slots = Slots::read(&file).unwrap();
+        for slot in [&slots.a, &slots.b] {
+            let found = Header::decode(slot).unwrap();
+            assert!(found.commit_under_way);
+            assert!(found.sequence > marked.sequence, "{}", found.sequence);
+        }
+    }
 }

@@ -15,7 +15,7 @@ use uuid::Uuid;
 use super::bitmap_memory::prefer_large_pages;
 use super::chain;
 use super::error::ImageError;
-use super::header_file::Slots;
+use super::header_file::{Slots, make_current_durable};
 use crate::file::{Access, BlockFile, Caching, FileKind};
 use crate::lock;
 
@@ -122,6 +122,12 @@ impl Image {
     /// Looks whether the disk can be made larger without showing what it must not.
     pub(crate) fn check_growable(&self) -> Result<(), ImageError> {
         super::check::check_growable(self)
+    }
+
+    /// Sees that the header that was read is on the disk, and with it the length of the file. The image must be open for
+    /// writing.
+    pub(crate) fn make_header_durable(&self) -> Result<(), ImageError> {
+        make_current_durable(&self.top.file, self.top.slot)
     }
 
     /// The image's own file.

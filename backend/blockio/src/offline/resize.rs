@@ -36,6 +36,8 @@ pub fn resize(path: &Path, size: u64) -> Result<Resized, ImageError> {
         after: size,
     };
     if size == before {
+        // Perhaps it has that size only in the host's cache, from a process that was killed.
+        image.make_header_durable()?;
         return Ok(resized);
     }
     let grown = grown_layout(path, &layout, size)?;
