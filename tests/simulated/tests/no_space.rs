@@ -76,6 +76,10 @@ fn the_guest_waits_and_goes_on_by_itself_when_there_is_space() {
     }
     frontend.flush().unwrap();
     wait_until("xenstore says that it is over", || shown().is_none());
+    // To try again each second is not news.
+    let log = rig.daemon.log();
+    assert_eq!(log.matches("the guest waits until there is").count(), 1);
+    assert_eq!(log.matches("the guest goes on").count(), 1);
     for i in 0..16 {
         assert_eq!(frontend.read(i * 88, data.len()).unwrap(), data);
     }
@@ -101,6 +105,41 @@ fn a_guest_that_is_destroyed_while_it_waits_is_let_go() {
     wait_until("some write waits for space", || waiting() > Some(0));
     rig.destroy(&guest, &disk);
     rig.assert_clear();
+}
+
+#[test]
+fn a_stop_waits_a_while_for_space_and_hands_the_other_guests_over() {
+    let mut rig = Rig::start();
+    let _small = SmallFileSystem::mount(rig.path("small"), "size=512k");
+    let (full, other) = (rig.guest(1), rig.guest(2));
+    let (_stuck, mut stuck) = rig.connect(&full, "xvda", "small/vm.cow");
+    let (disk, mut frontend) = rig.connect(&other, "xvda", "other.cow");
+    frontend.write(0, &[9; 4096]).unwrap();
+    let data = vec![7; 44 * 1024];
+    let ids: Vec<_> = (0..16)
+        .map(|i| {
+            let write = Request::Write {
+                sector: i * 88,
+                data: &data,
+            };
+            stuck.submit(&write).unwrap()
+        })
+        .collect();
+    let waiting = || rig.list()[0]["waiting_for_space"].as_u64();
+    wait_until("some write waits for space", || waiting() > Some(0));
+    assert!(rig.daemon.terminate(PATIENCE).unwrap().success());
+    rig.daemon.restart().unwrap();
+    // Each request has its answer, and those that found no space an error.
+    let answers: Vec<_> = ids
+        .into_iter()
+        .map(|id| stuck.wait(id).unwrap().status)
+        .collect();
+    assert!(answers.iter().any(|status| *status != 0), "{answers:?}");
+    // The other guest notices nothing.
+    assert_eq!(frontend.read(0, 4096).unwrap(), [9; 4096]);
+    frontend.write(8, &[8; 4096]).unwrap();
+    rig.detach(&disk, frontend);
+    rig.assert_clean("other.cow");
 }
 
 #[test]

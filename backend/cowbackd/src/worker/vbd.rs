@@ -20,6 +20,10 @@ const OPEN: Token = Token(u64::MAX);
 /// Token of its closing.
 const CLOSE: Token = Token(u64::MAX - 1);
 
+/// How many upkeeps, which are a second apart, a disk that is being let go may wait for space: the daemon stops when all of
+/// them are let go, and must not be killed meanwhile, since then no guest could be handed over.
+const UPKEEPS_WITHOUT_SPACE: u32 = 10;
+
 /// A virtual block device.
 pub(super) struct Vbd {
     device: DeviceId,
@@ -32,8 +36,14 @@ pub(super) struct Vbd {
     pub(super) failed_connects: u32,
     /// A disconnection was asked for and waits for the requests that were taken.
     disconnecting: bool,
-    /// The guest is gone: nobody waits for its requests.
+    /// Nobody waits for space on behalf of its requests: the guest is gone, or has waited long enough.
     abandoned: bool,
+    /// The image is being closed.
+    closing: bool,
+    /// Upkeeps since it is being let go during which writes waited for space.
+    upkeeps_without_space: u32,
+    /// Nothing has waited for space from one upkeep to the next.
+    space_is_back: bool,
     /// It was reported that writes wait for space.
     reported_waiting: bool,
     closed: bool,
@@ -60,6 +70,9 @@ impl Vbd {
             failed_connects: 0,
             disconnecting: false,
             abandoned: false,
+            closing: false,
+            upkeeps_without_space: 0,
+            space_is_back: false,
             reported_waiting: false,
             closed: false,
         }
@@ -82,13 +95,31 @@ impl Vbd {
     pub(super) fn needs_upkeep(&self) -> bool {
         let engine = self.disk.engine();
         let uncommitted = engine.has_uncommitted_bits() && engine.failure().is_none();
-        uncommitted || engine.stalled() > 0
+        uncommitted || engine.stalled() > 0 || self.reported_waiting
     }
 
     /// Does what is due about once a second.
     pub(super) fn upkeep(&mut self, executor: &mut dyn Executor) {
-        self.disk.retry_stalled(executor);
+        self.space_is_back = self.disk.engine().stalled() == 0;
         self.disk.commit_idle(executor);
+        if !self.is_done_waiting() {
+            self.disk.retry_stalled(executor);
+        }
+    }
+
+    /// Whether a disk that is being let go has waited for space long enough. The guest sees errors then.
+    fn is_done_waiting(&mut self) -> bool {
+        let being_let_go = self.disconnecting || self.closing;
+        if !being_let_go || self.space_is_back {
+            return false;
+        }
+        self.upkeeps_without_space += 1;
+        if self.upkeeps_without_space == UPKEEPS_WITHOUT_SPACE {
+            let image = self.disk.path().display();
+            tracing::error!(device = %self.device, "{image}: still no space is left on the host; the guest's writes fail now");
+            self.abandoned = true;
+        }
+        self.abandoned
     }
 
     /// Nothing is left of it but its memory.
@@ -105,6 +136,7 @@ impl Vbd {
     }
 
     pub(super) fn close(&mut self, executor: &mut dyn Executor) {
+        self.closing = true;
         self.disk.close(executor, CLOSE);
     }
 
@@ -302,7 +334,8 @@ impl Vbd {
     /// Says loudly when writes begin to wait for space, and when none does any more.
     fn report_waiting(&mut self, reports: &mut Vec<Report>) {
         let waiting = self.disk.engine().stalled() > 0;
-        if waiting == self.reported_waiting {
+        // While writes are tried again none waits, so only an upkeep can tell that it is over.
+        if waiting == self.reported_waiting || (!waiting && !self.space_is_back) {
             return;
         }
         self.reported_waiting = waiting;
