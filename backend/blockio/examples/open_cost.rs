@@ -66,7 +66,7 @@ fn make(path: &Path, spread: &Spread) -> io::Result<()> {
         ..CreateOptions::default()
     };
     let header = create(path, &options).map_err(io::Error::other)?;
-    let mut bitmap = Bitmap::empty(&header.layout);
+    let mut bitmap = Bitmap::empty(&header.layout).unwrap();
     for run in runs(spread) {
         for block in run {
             bitmap.set(BlockIndex(block));

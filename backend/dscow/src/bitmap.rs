@@ -9,7 +9,8 @@
 use bitvec::order::Lsb0;
 use bitvec::slice::BitSlice;
 use bitvec::vec::BitVec;
-use zerocopy::IntoBytes;
+use thiserror::Error;
+use zerocopy::{FromZeros, IntoBytes};
 
 use crate::layout::{BITMAP_PAGE_SIZE, Layout};
 use crate::units::BlockIndex;
@@ -20,12 +21,23 @@ const BITS_PER_PAGE: u64 = BITMAP_PAGE_SIZE * 8;
 /// Bytes in a page of the bitmap, as the length of a slice.
 const PAGE_BYTES: usize = 4096;
 
+/// A page without bits.
+const EMPTY_PAGE: [u8; PAGE_BYTES] = [0; PAGE_BYTES];
+
 /// From this many empty pages on, their checksum is computed rather than summed up.
 const EMPTY_PAGES_COMBINED: u64 = 64;
 
 // The words of the bitmap are its bytes on disk.
 #[cfg(target_endian = "big")]
 compile_error!("the bitmap is kept in memory as it lies on disk, least significant byte first");
+
+/// The host has no memory for a bitmap.
+#[derive(Clone, Copy, Debug, Error, PartialEq, Eq)]
+#[error("there is no memory for its bitmap of {bytes} bytes")]
+pub struct NoMemory {
+    /// Length of the bitmap.
+    pub bytes: u64,
+}
 
 /// The bits of an image, in the bytes in which they lie on disk.
 pub struct Bitmap {
@@ -63,14 +75,31 @@ impl PageIndex {
 
 impl Bitmap {
     /// The bitmap of an image with nothing allocated.
-    pub fn empty(layout: &Layout) -> Self {
+    ///
+    /// # Errors
+    /// If the host does not give the memory: how large a bitmap is, the image says, and a sparse file can say anything.
+    pub fn empty(layout: &Layout) -> Result<Self, NoMemory> {
         let pages = to_usize(page_count(layout));
-        Self {
-            bits: BitVec::from_vec(vec![0; pages * PAGE_BYTES / 8]),
-            page_counts: vec![0; pages],
+        let no_memory = NoMemory {
+            bytes: (pages * PAGE_BYTES) as u64,
+        };
+        // Memory that comes as zeros from the kernel, and is not touched here.
+        let bits = u64::new_vec_zeroed(pages * PAGE_BYTES / 8).map_err(|_| no_memory)?;
+        let page_counts = u32::new_vec_zeroed(pages).map_err(|_| no_memory)?;
+        Ok(Self {
+            bits: BitVec::from_vec(bits),
+            page_counts,
             set_count: 0,
             block_count: layout.block_count(),
-        }
+        })
+    }
+
+    /// What [`Bitmap::crc`] is of an image with nothing allocated.
+    pub fn crc_of_empty(layout: &Layout) -> u32 {
+        let used = layout.bitmap_used_len();
+        let rest = to_usize(used % BITMAP_PAGE_SIZE);
+        let whole = append_empty_pages(0, used / BITMAP_PAGE_SIZE);
+        crc32c::crc32c_append(whole, &EMPTY_PAGE[..rest])
     }
 
     /// Takes bytes that the image holds, from byte `at` of the bitmap on. For opening: what was there is replaced.
@@ -101,15 +130,13 @@ impl Bitmap {
         self.page_counts[page] = count;
     }
 
-    /// Makes room for the blocks of a disk that has grown; they are not allocated.
+    /// Moves into the empty bitmap of a disk that has grown; the blocks that are new are not allocated.
     ///
     /// # Panics
     /// If the disk has fewer blocks than before.
-    pub fn grow(&mut self, layout: &Layout) {
-        assert!(layout.block_count() >= self.block_count, "a bitmap grows");
-        // Into memory of its own, which is zeros without being touched: to make the old one longer would write to all of
-        // what is new.
-        let mut grown = Self::empty(layout);
+    pub fn grow_into(&mut self, room: Self) {
+        assert!(room.block_count >= self.block_count, "a bitmap grows");
+        let mut grown = room;
         let pages = (0..).map(PageIndex).zip(&self.page_counts);
         for (page, _) in pages.filter(|(_, count)| **count > 0) {
             grown.load(page.0 * BITMAP_PAGE_SIZE, self.page(page));
@@ -271,12 +298,11 @@ fn page_count(layout: &Layout) -> u64 {
 
 /// The checksum after `pages` pages of zeros more, without looking at any.
 fn append_empty_pages(mut crc: u32, pages: u64) -> u32 {
-    const ZEROS: [u8; PAGE_BYTES] = [0; PAGE_BYTES];
     if pages < EMPTY_PAGES_COMBINED {
-        return (0..pages).fold(crc, |crc, _| crc32c::crc32c_append(crc, &ZEROS));
+        return (0..pages).fold(crc, |crc, _| crc32c::crc32c_append(crc, &EMPTY_PAGE));
     }
     // The checksum of 1, 2, 4, 8 ... pages, of which those are appended that the number is the sum of.
-    let (mut left, mut len, mut of_len) = (pages, PAGE_BYTES, crc32c::crc32c(&ZEROS));
+    let (mut left, mut len, mut of_len) = (pages, PAGE_BYTES, crc32c::crc32c(&EMPTY_PAGE));
     while left > 0 {
         if left & 1 == 1 {
             crc = crc32c::crc32c_combine(crc, of_len, len);
@@ -306,7 +332,8 @@ mod tests {
     use crate::units::BlockSize;
 
     fn bitmap(blocks: u64) -> Bitmap {
-        Bitmap::empty(&Layout::for_new(blocks * 4096, BlockSize::MIN, Headroom::Exact).unwrap())
+        let layout = Layout::for_new(blocks * 4096, BlockSize::MIN, Headroom::Exact).unwrap();
+        Bitmap::empty(&layout).unwrap()
     }
 
     #[test]
@@ -384,6 +411,15 @@ mod tests {
     }
 
     #[test]
+    fn the_checksum_without_bits_needs_no_bitmap() {
+        for blocks in [1, 100, 32_768, 3 * 32_768 + 9, LARGE] {
+            let layout = Layout::for_new(blocks * 4096, BlockSize::MIN, Headroom::Exact).unwrap();
+            let bitmap = Bitmap::empty(&layout).unwrap();
+            assert_eq!(Bitmap::crc_of_empty(&layout), bitmap.crc());
+        }
+    }
+
+    #[test]
     fn what_is_loaded_replaces_what_was_there() {
         let mut bitmap = bitmap(100_000);
         bitmap.load(4090, &[0xff; 12]);
@@ -401,7 +437,7 @@ mod tests {
         let mut bitmap = bitmap(20);
         bitmap.set(BlockIndex(19));
         let layout = Layout::for_new(LARGE * 4096, BlockSize::MIN, Headroom::Exact).unwrap();
-        bitmap.grow(&layout);
+        bitmap.grow_into(Bitmap::empty(&layout).unwrap());
         assert_eq!((bitmap.block_count(), bitmap.count_set()), (LARGE, 1));
         assert_eq!(bitmap.find(true, BlockIndex(20), BlockIndex(LARGE)), None);
         assert!(bitmap.set(BlockIndex(LARGE - 1)));

@@ -110,7 +110,7 @@ impl Below {
                 blocks,
                 parent_limit,
             } => {
-                let mut bitmap = Bitmap::empty(layout);
+                let mut bitmap = Bitmap::empty(layout).unwrap();
                 for block in blocks {
                     bitmap.set(BlockIndex(*block));
                 }

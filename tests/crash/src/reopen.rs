@@ -35,7 +35,7 @@ pub(crate) fn load(
     let (a, b) = (slot(pool, a), slot(pool, b));
     let (header, slot) = header::select(&a, &b).map_err(|error| error.to_string())?;
     verify_shape(geometry, pool, sectors, &header)?;
-    let mut bitmap = Bitmap::empty(&header.layout);
+    let mut bitmap = Bitmap::empty(&header.layout).unwrap();
     let first = geometry.bitmap_sector();
     let end = first + geometry.bitmap_sectors();
     for (i, sector) in sectors[first..end].iter().enumerate() {

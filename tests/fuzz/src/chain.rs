@@ -131,7 +131,7 @@ impl Below {
     }
 
     fn bitmap(&self, header: &Header) -> Bitmap {
-        let mut bitmap = Bitmap::empty(&header.layout);
+        let mut bitmap = Bitmap::empty(&header.layout).unwrap();
         for block in Self::blocks(header).filter(|block| self.holds(*block)) {
             bitmap.set(block);
         }

@@ -143,7 +143,7 @@ fn check_layout(layout: &Layout) {
 
 /// A bitmap with some bytes in it, compared with those bytes.
 fn check_bitmap(script: &mut Script<'_>, layout: &Layout) -> Bitmap {
-    let mut bitmap = Bitmap::empty(layout);
+    let mut bitmap = Bitmap::empty(layout).unwrap();
     let used = usize::try_from(layout.bitmap_used_len()).expect("in memory");
     // The first, the last, and what is where the script says.
     let mut bytes = vec![0_u8; used.min(LOOKED_AT)];

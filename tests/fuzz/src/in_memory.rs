@@ -395,7 +395,7 @@ fn engine_of(file: &[u8], chain: &Chain, setting: Setting) -> Engine {
         layout.file_len() <= file.len() as u64,
         "the file is too short for its header"
     );
-    let mut bitmap = Bitmap::empty(&layout);
+    let mut bitmap = Bitmap::empty(&layout).unwrap();
     let at = in_memory(layout.bitmap_offset().0);
     bitmap.load(0, &file[at..at + in_memory(layout.bitmap_used_len())]);
     assert_eq!(

@@ -50,7 +50,7 @@ fn allocate(path: &Path, allocated: &[u64], with_data: &[u64]) {
     let image = Image::open(path, ImageAccess::ReadOnly).unwrap();
     let mut header = image.header().clone();
     let layout = header.layout;
-    let mut bitmap = dscow::bitmap::Bitmap::empty(&layout);
+    let mut bitmap = dscow::bitmap::Bitmap::empty(&layout).unwrap();
     for block in allocated {
         bitmap.set(dscow::units::BlockIndex(*block));
     }

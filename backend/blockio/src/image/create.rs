@@ -148,7 +148,7 @@ fn new_header(layout: Layout, parent: Option<Parent>, compatible_features: u64) 
             .duration_since(UNIX_EPOCH)
             .map_or(0, |since| since.as_secs()),
         state: State::Clean {
-            bitmap_crc: Bitmap::empty(&layout).crc(),
+            bitmap_crc: Bitmap::crc_of_empty(&layout),
         },
         parent,
         commit_under_way: false,

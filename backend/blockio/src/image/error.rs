@@ -3,6 +3,7 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
+use dscow::bitmap::NoMemory;
 use dscow::header::NoHeader;
 use dscow::layout::LayoutError;
 use thiserror::Error;
@@ -51,6 +52,14 @@ pub enum ImageError {
         len: u64,
         /// The least length in bytes.
         needed: u64,
+    },
+    /// The host has no memory for its bitmap.
+    #[error("{}: cannot be used, since {cause}", path.display())]
+    NoMemory {
+        /// The image.
+        path: PathBuf,
+        /// How much it would take.
+        cause: NoMemory,
     },
     /// A device has no room for the image that is to be on it.
     #[error(

@@ -2,7 +2,6 @@
 
 use std::path::Path;
 
-use dscow::bitmap::Bitmap;
 use dscow::header::Header;
 
 use super::chain;
@@ -32,8 +31,7 @@ pub struct Inspection {
 pub fn inspect(path: &Path) -> Result<Inspection, ImageError> {
     let (file, header) = peek(path)?;
     check_length(&file, &header.layout)?;
-    let mut bitmap = Bitmap::empty(&header.layout);
-    read_bitmap(&file, &header.layout, &mut bitmap)?;
+    let bitmap = read_bitmap(&file, &header.layout)?;
     let storage_bytes = file
         .allocated_bytes()
         .map_err(ImageError::io(path, "find out its storage"))?;

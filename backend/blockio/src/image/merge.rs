@@ -105,7 +105,7 @@ impl Merge {
         })?;
         self.clear_bitmap()?;
         self.free_storage()?;
-        let bitmap_crc = Bitmap::empty(&self.header.layout).crc();
+        let bitmap_crc = Bitmap::crc_of_empty(&self.header.layout);
         self.write_header(&Header {
             state: State::Clean { bitmap_crc },
             ..self.header.clone()

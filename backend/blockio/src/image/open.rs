@@ -80,8 +80,8 @@ impl Image {
     /// An image that was just created and is locked for writing, with both slots saying the same.
     pub(super) fn of_new(file: Arc<BlockFile>, header: Header) -> Result<Self, ImageError> {
         let top = Overlay {
+            bitmap: empty_bitmap(&file, &header.layout)?,
             file,
-            bitmap: Bitmap::empty(&header.layout),
             header,
             slot: Slot::A,
         };
@@ -266,34 +266,41 @@ pub(super) fn check_length(file: &BlockFile, layout: &Layout) -> Result<(), Imag
 }
 
 fn load_bitmap(file: &BlockFile, header: &Header) -> Result<Bitmap, ImageError> {
-    let mut bitmap = Bitmap::empty(&header.layout);
-    read_bitmap(file, &header.layout, &mut bitmap)?;
+    let bitmap = read_bitmap(file, &header.layout)?;
     verify_bitmap(file.path(), header, &bitmap)?;
     Ok(bitmap)
 }
 
 /// Reads the bitmap without touching what is not there: holes in a file, zeros on a device.
-pub(super) fn read_bitmap(
-    file: &BlockFile,
-    layout: &Layout,
-    bitmap: &mut Bitmap,
-) -> Result<(), ImageError> {
+pub(super) fn read_bitmap(file: &BlockFile, layout: &Layout) -> Result<Bitmap, ImageError> {
+    let mut bitmap = empty_bitmap(file, layout)?;
+    fill_bitmap(file, layout, &mut bitmap)
+        .map_err(ImageError::io(file.path(), "read its bitmap"))?;
+    Ok(bitmap)
+}
+
+/// A bitmap without bits, for the image in `file`.
+fn empty_bitmap(file: &BlockFile, layout: &Layout) -> Result<Bitmap, ImageError> {
+    Bitmap::empty(layout).map_err(|cause| ImageError::NoMemory {
+        path: file.path().to_owned(),
+        cause,
+    })
+}
+
+fn fill_bitmap(file: &BlockFile, layout: &Layout, bitmap: &mut Bitmap) -> io::Result<()> {
     let start = layout.bitmap_offset().0;
     let range = start..start + layout.bitmap_used_len();
-    let read = || -> io::Result<()> {
-        let extents = file
-            .extents_within(range)?
-            .collect::<io::Result<Vec<_>>>()?;
-        // A device says data everywhere, so it tells nothing.
-        if file.kind() != FileKind::BlockDevice {
-            prefer_large_pages(bitmap, start, &extents);
-        }
-        file.visit_data_in(extents.into_iter().map(Ok), |at, page| {
-            bitmap.load(at - start, page);
-            ControlFlow::Continue(())
-        })
-    };
-    read().map_err(ImageError::io(file.path(), "read its bitmap"))
+    let extents = file
+        .extents_within(range)?
+        .collect::<io::Result<Vec<_>>>()?;
+    // A device says data everywhere, so it tells nothing.
+    if file.kind() != FileKind::BlockDevice {
+        prefer_large_pages(bitmap, start, &extents);
+    }
+    file.visit_data_in(extents.into_iter().map(Ok), |at, page| {
+        bitmap.load(at - start, page);
+        ControlFlow::Continue(())
+    })
 }
 
 fn verify_bitmap(path: &Path, header: &Header, bitmap: &Bitmap) -> Result<(), ImageError> {

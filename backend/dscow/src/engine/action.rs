@@ -37,6 +37,8 @@ impl Errno {
     pub const EIO: Self = Self(5);
     /// A request outside the disk or not in whole sectors.
     pub const EINVAL: Self = Self(22);
+    /// The host has no memory for it.
+    pub const ENOMEM: Self = Self(12);
     /// The image is being grown or closed.
     pub const EBUSY: Self = Self(16);
     /// The disk cannot be made that large.

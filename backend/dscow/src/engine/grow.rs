@@ -12,6 +12,7 @@ use super::action::{Action, Errno, Token};
 use super::commit::Waiter;
 use super::lifecycle::Lifecycle;
 use super::{Engine, Mode, Part};
+use crate::bitmap::Bitmap;
 use crate::header::Header;
 use crate::layout::Layout;
 
@@ -27,12 +28,13 @@ impl Engine {
     /// space when it ends in [`Action::Finish`] with `token`. What is new reads as zeros.
     ///
     /// It fails with `EINVAL` if the size is not possible or smaller than before, `EFBIG` if the bitmap has no room
-    /// for it ([`Layout::grown`] says so beforehand), `EROFS` if the image is read-only, and `EBUSY` while it is
+    /// for it ([`Layout::grown`] says so beforehand), `ENOMEM` if the host has no memory for it, `EROFS` if the image is read-only, and `EBUSY` while it is
     /// being grown or closed. If a step fails, the disk is as large as before, or, if it was the last of them, larger.
     pub fn grow(&mut self, token: Token, virtual_size: u64) {
         match self.check_growth(virtual_size) {
             Err(errno) => self.finish(token, Err(errno)),
-            Ok(layout) => {
+            Ok((layout, room)) => {
+                self.room = Some(room);
                 self.lifecycle = Lifecycle::Growing(Growing { token, layout });
                 let op = self.new_op(Part::Length);
                 let len = layout.file_len();
@@ -41,7 +43,7 @@ impl Engine {
         }
     }
 
-    fn check_growth(&self, virtual_size: u64) -> Result<Layout, Errno> {
+    fn check_growth(&self, virtual_size: u64) -> Result<(Layout, Bitmap), Errno> {
         if self.mode == Mode::ReadOnly {
             return Err(Errno::EROFS);
         }
@@ -51,7 +53,10 @@ impl Engine {
         if virtual_size < self.layout.virtual_size() {
             return Err(Errno::EINVAL);
         }
-        self.layout.grown(virtual_size).map_err(|_| Errno::EFBIG)
+        let layout = self.layout.grown(virtual_size).map_err(|_| Errno::EFBIG)?;
+        // Before anything is changed: once the new header is written there is no way back.
+        let room = Bitmap::empty(&layout).map_err(|_| Errno::ENOMEM)?;
+        Ok((layout, room))
     }
 
     /// The file has its new length.
@@ -70,6 +75,7 @@ impl Engine {
         };
         let Growing { token, layout } = growing;
         if result.is_err() {
+            self.room = None;
             return self.finish(token, result);
         }
         let header = Header {
@@ -83,7 +89,8 @@ impl Engine {
     /// The new header is durable.
     pub(super) fn grown(&mut self, layout: Layout) {
         self.layout = layout;
-        self.bitmap.grow(&layout);
+        let room = self.room.take().expect("made when the growing began");
+        self.bitmap.grow_into(room);
         self.parent_limit = self.header.parent_limit.unwrap_or(u64::MAX);
     }
 

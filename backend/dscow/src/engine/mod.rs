@@ -102,6 +102,8 @@ pub struct Engine {
     slot: Slot,
     layout: Layout,
     bitmap: Bitmap,
+    /// The bitmap of the disk that it is growing to.
+    room: Option<Bitmap>,
     parents: Parents,
     /// How many bytes of the parent show through.
     parent_limit: u64,
@@ -173,6 +175,7 @@ impl Engine {
             header,
             slot,
             bitmap,
+            room: None,
             parents,
             lifecycle: Lifecycle::default(),
             claims: Claims::default(),

@@ -11,7 +11,7 @@ const KIB: u64 = 1024;
 fn dscow(size: u64, block: u64, allocated: &[u64]) -> ParentLayer {
     let block = BlockSize::from_bytes(block).unwrap();
     let layout = Layout::for_new(size, block, Headroom::Exact).unwrap();
-    let mut bitmap = Bitmap::empty(&layout);
+    let mut bitmap = Bitmap::empty(&layout).unwrap();
     for b in allocated {
         bitmap.set(BlockIndex(*b));
     }
@@ -174,7 +174,7 @@ impl LayerSpec {
             } => {
                 let block_size = BlockSize::from_shift(*shift).unwrap();
                 let layout = Layout::for_new(sectors * 512, block_size, Headroom::Exact).unwrap();
-                let mut bitmap = Bitmap::empty(&layout);
+                let mut bitmap = Bitmap::empty(&layout).unwrap();
                 for (first, len) in runs {
                     for block in *first..(*first + len).min(layout.block_count()) {
                         bitmap.set(BlockIndex(block));

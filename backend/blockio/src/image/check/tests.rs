@@ -101,7 +101,7 @@ impl Fixture {
 
     /// The state of a clean image with the bitmap as it is.
     fn clean(&self) -> State {
-        let mut bitmap = Bitmap::empty(&self.header().layout);
+        let mut bitmap = Bitmap::empty(&self.header().layout).unwrap();
         let mut bytes = vec![0; bitmap.used_bytes().len()];
         self.file.read_exact_at(&mut bytes, BITMAP).unwrap();
         bitmap.load(0, &bytes);

@@ -382,7 +382,7 @@ impl Below {
             Self::RawOfSize(size) => (Vec::new(), ParentLayer::Raw { size }),
             Self::Dscow(block_size, size, blocks) => {
                 let layout = new_header(size, block_size).layout;
-                let mut bitmap = Bitmap::empty(&layout);
+                let mut bitmap = Bitmap::empty(&layout).unwrap();
                 let mut file = vec![0xdd; usize::try_from(layout.file_len()).unwrap()];
                 for (block, fill) in blocks {
                     bitmap.set(BlockIndex(block));
@@ -404,7 +404,7 @@ impl Below {
 }
 
 fn load_bitmap(header: &Header, file: &[u8]) -> Bitmap {
-    let mut bitmap = Bitmap::empty(&header.layout);
+    let mut bitmap = Bitmap::empty(&header.layout).unwrap();
     let at = usize::try_from(header.layout.bitmap_offset().0).unwrap();
     let len = usize::try_from(header.layout.bitmap_used_len()).unwrap();
     bitmap.load(0, &file[at..at + len]);

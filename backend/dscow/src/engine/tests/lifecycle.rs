@@ -165,7 +165,7 @@ fn an_image_whose_header_cannot_be_written_does_not_open() {
 #[test]
 fn a_read_only_image_is_never_written() {
     let header = new_header(65536, 4096);
-    let bitmap = Bitmap::empty(&header.layout);
+    let bitmap = Bitmap::empty(&header.layout).unwrap();
     let mut engine = Engine::new(
         header,
         Slot::A,
