@@ -185,8 +185,16 @@ pub(crate) struct Mounted {
 impl Mounted {
     /// `None` where this machine cannot mount it.
     pub(crate) fn new(device: &Path, place: &Path) -> Option<Self> {
-        let done = Command::new("mount").arg(device).arg(place).output();
-        match done {
+        Self::by(Command::new("mount").arg(device), place)
+    }
+
+    /// A file system in memory that can do next to nothing: no holes can be punched, for one.
+    pub(crate) fn ramfs(place: &Path) -> Option<Self> {
+        Self::by(Command::new("mount").args(["-t", "ramfs", "none"]), place)
+    }
+
+    fn by(mount: &mut Command, place: &Path) -> Option<Self> {
+        match mount.arg(place).output() {
             Ok(done) if done.status.success() => Some(Self {
                 place: place.to_owned(),
             }),

@@ -6,6 +6,7 @@
 //! durable there, the header records the parent as it is now, and only then the overlay is emptied: every block shows
 //! the same from either place by then, so any mixture of old and new bits in the bitmap is right.
 
+use std::io;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -121,17 +122,20 @@ impl Merge {
             .map_err(ImageError::io(self.file.path(), "clear its bitmap"))
     }
 
-    /// Gives the storage of the data area back, which no bit names any more. On a device there is none to give back.
+    /// Gives the storage of the data area back, which no bit names any more, where that is possible. Zeros will not do: they
+    /// may take more storage than there was.
     fn free_storage(&self) -> Result<(), ImageError> {
         if self.file.kind() == FileKind::BlockDevice {
             return Ok(());
         }
         let layout = &self.header.layout;
         let start = layout.data_offset().0;
-        self.file
-            .zero_range(start, layout.file_len() - start)
-            .and_then(|()| self.file.sync_data())
-            .map_err(ImageError::io(self.file.path(), "free its storage"))
+        match self.file.punch_hole(start, layout.file_len() - start) {
+            Err(cause) if cause.kind() == io::ErrorKind::Unsupported => Ok(()),
+            punched => punched
+                .and_then(|()| self.file.sync_data())
+                .map_err(ImageError::io(self.file.path(), "free its storage")),
+        }
     }
 
     fn write_header(&mut self, header: &Header) -> Result<(), ImageError> {

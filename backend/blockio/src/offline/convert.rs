@@ -153,7 +153,7 @@ impl Destination {
                 })
             }
             Target::Raw { .. } => {
-                let new = NewFile::create(path, Caching::DIRECT)?;
+                let new = NewFile::create(path, Caching::DIRECT_SECTORS)?;
                 new.file()
                     .set_len(size)
                     .map_err(ImageError::io(path, "set its length"))?;
@@ -200,7 +200,7 @@ fn is_device(path: &Path) -> bool {
 
 /// A device to write a raw disk of `size` bytes to.
 fn open_device(path: &Path, size: u64, force: bool) -> Result<BlockFile, ImageError> {
-    let mut device = BlockFile::open(path, Access::ReadWrite, Caching::DIRECT)?;
+    let mut device = BlockFile::open(path, Access::ReadWrite, Caching::DIRECT_SECTORS)?;
     lock::patiently(lock::PATIENCE, &device, lock::lock_exclusive)?;
     device.claim_device()?;
     let found = device

@@ -65,7 +65,9 @@ impl Sweep<'_> {
             let pieces = self.pieces(session, &found);
             let last = pieces.last().map_or(at, |piece| piece.range().end());
             let until = found.last().map_or(end, |pair| pair.range.end()).max(last);
-            let busy: u64 = pieces.iter().map(|piece| piece.range().len).sum();
+            // What was widened may reach back into what was counted before.
+            let ahead = |range: DiskRange| range.end() - range.start.0.max(at);
+            let busy: u64 = pieces.iter().map(|piece| ahead(piece.range())).sum();
             progress.advance(until - at - busy);
             swept.read_bytes += reads(&pieces);
             let written = self.carry(session, pieces, progress)?;

@@ -12,7 +12,7 @@ use super::session::Session;
 use super::*;
 use crate::buffer::AlignedBuf;
 use crate::image::{CreateOptions, Image, ImageAccess, ImageError, ParentFormat, check, create};
-use crate::testing::LoopDevice;
+use crate::testing::{LoopDevice, Mounted};
 
 const KIB: u64 = 1 << 10;
 const MIB: u64 = 1 << 20;
@@ -179,6 +179,21 @@ fn without_a_base_everything_is_copied_but_zeros() {
 }
 
 #[test]
+fn a_batch_of_ranges_may_end_inside_a_block() {
+    const BLOCK: u64 = 8192;
+    let folder = Folder::new();
+    // A block of data, and then half a block by turns: the 4096th range is a hole that ends inside a block.
+    let halves = (1..2100).map(|i| (i * BLOCK + BLOCK / 2, 4096, 2));
+    let data: Vec<_> = [(0, 8192, 1)].into_iter().chain(halves).collect();
+    let base = folder.raw("base.img", 2100 * BLOCK, &data);
+    let top = folder.overlay("top.cow", &base, None, BLOCK);
+    let before = content(&top);
+    rebase(&top, None, &mut Silent).unwrap();
+    assert!(content(&top) == before);
+    assert_eq!(allocated(&top), 2100);
+}
+
+#[test]
 fn an_image_cannot_be_its_own_base() {
     let folder = Folder::new();
     let base = folder.raw("base.img", MIB, &[]);
@@ -204,6 +219,25 @@ fn a_commit_moves_everything_into_a_raw_base() {
     assert_eq!(allocated(&top), 0);
     let image = Image::open(&top, ImageAccess::Writable).unwrap();
     assert!(image.file().allocated_bytes().unwrap() <= 16384);
+}
+
+#[test]
+fn a_commit_writes_no_zeros_where_storage_cannot_be_given_back() {
+    use std::os::unix::fs::MetadataExt;
+    let folder = Folder::new();
+    let base = folder.raw("base.img", 64 * MIB, &[]);
+    let place = folder.path("ramfs");
+    fs::create_dir(&place).unwrap();
+    let Some(_mounted) = Mounted::ramfs(&place) else {
+        return;
+    };
+    let top = folder.overlay("ramfs/top.cow", &base, None, 4096);
+    write(&top, &[(0, 4096, 7)]);
+    let before = content(&top);
+    commit(&top, &mut Silent).unwrap();
+    assert_eq!(content(&top), before);
+    let taken = fs::metadata(&top).unwrap().blocks() * 512;
+    assert!(taken < MIB, "{taken}");
 }
 
 #[test]
@@ -408,11 +442,23 @@ fn nothing_that_exists_is_replaced_and_nothing_is_left_of_a_failure() {
 
 #[test]
 fn a_raw_disk_on_a_device_has_zeros_where_the_source_has_none() {
+    // Also where the disk ends inside a sector of the device.
+    for sector_size in ["512", "4096"] {
+        convert_to_device(&["--sector-size", sector_size]);
+    }
+}
+
+fn convert_to_device(options: &[&str]) {
     let folder = Folder::new();
     let backing = folder.raw("backing", 4 * MIB, &[(MIB, 3 << 20, 0xee)]);
-    let Some(device) = LoopDevice::attach(&backing, &[]) else {
+    let Some(device) = LoopDevice::attach(&backing, options) else {
         return;
     };
+    let empty = folder.raw("empty.img", MIB + 512, &[]);
+    to_raw(&empty, &device.path);
+    let on_device = fs::read(&device.path).unwrap();
+    assert!(on_device[..1 << 20 | 512].iter().all(|byte| *byte == 0));
+    assert!(on_device[1 << 20 | 512..].iter().all(|byte| *byte == 0xee));
     let source = folder.raw(
         "source.img",
         3 * MIB + 512,
