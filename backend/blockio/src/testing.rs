@@ -188,9 +188,10 @@ impl Mounted {
         Self::by(Command::new("mount").arg(device), place)
     }
 
-    /// A file system in memory that can do next to nothing: no holes can be punched, for one.
-    pub(crate) fn ramfs(place: &Path) -> Option<Self> {
-        Self::by(Command::new("mount").args(["-t", "ramfs", "none"]), place)
+    /// A file system in memory: `ramfs`, which can do next to nothing, or `tmpfs`.
+    pub(crate) fn in_memory(kind: &str, options: &str, place: &Path) -> Option<Self> {
+        let mut mount = Command::new("mount");
+        Self::by(mount.args(["-t", kind, "-o", options, "none"]), place)
     }
 
     fn by(mount: &mut Command, place: &Path) -> Option<Self> {

@@ -82,7 +82,9 @@ pub fn rebase(
         look: &mut |seen| sort(&seen, unit, differing),
         part_done: &mut || Ok(()),
     };
-    let swept = sweep.run(&mut session, progress)?;
+    let swept = sweep
+        .run(&mut session, progress)
+        .inspect_err(|_| session.close_after_failure(overlay))?;
     session.close(overlay)?;
     replace_parent(&file, parent)?;
     Ok(Rebased {

@@ -260,14 +260,22 @@ impl Session {
         self.wait_alone()
     }
 
+    /// Closes an image about which something has failed already, which is what is worth telling. What was under way
+    /// comes to its end first. If this fails too, the image stays in use, as after a crash.
+    pub(super) fn close_after_failure(&mut self, member: Member) {
+        if let Err(cause) = self.close(member) {
+            tracing::debug!("not closed after a failure: {cause}");
+        }
+    }
+
+    /// Waits for the request that is not one of the sweep's; those may end meanwhile, after a failure.
     fn wait_alone(&mut self) -> Result<(), ImageError> {
-        let done = self.wait()?;
-        done.into_iter()
-            .find(|done| done.token == ALONE)
-            .map_or_else(
-                || unreachable!("nothing else is under way"),
-                |done| done.result,
-            )
+        loop {
+            let done = self.wait()?;
+            if let Some(done) = done.into_iter().find(|done| done.token == ALONE) {
+                return done.result;
+            }
+        }
     }
 }
 

@@ -179,6 +179,26 @@ fn without_a_base_everything_is_copied_but_zeros() {
 }
 
 #[test]
+fn a_rebase_that_finds_no_space_leaves_a_clean_image() {
+    let folder = Folder::new();
+    let base = folder.raw("base.img", 4 * MIB, &[(0, 4 << 20, 1)]);
+    let place = folder.path("small");
+    fs::create_dir(&place).unwrap();
+    let Some(_mounted) = Mounted::in_memory("tmpfs", "size=2m", &place) else {
+        return;
+    };
+    let top = folder.overlay("small/top.cow", &base, None, 4096);
+    // There is storage for the one page of its bitmap then.
+    write(&top, &[(0, 4096, 7)]);
+    let before = content(&top);
+    let error = rebase(&top, None, &mut Silent).unwrap_err();
+    assert!(error.to_string().contains("No space left"), "{error}");
+    // Closed, and no storage is lost: both are checked.
+    assert!(allocated(&top) > 1);
+    assert!(content(&top) == before);
+}
+
+#[test]
 fn a_batch_of_ranges_may_end_inside_a_block() {
     const BLOCK: u64 = 8192;
     let folder = Folder::new();
@@ -228,7 +248,7 @@ fn a_commit_writes_no_zeros_where_storage_cannot_be_given_back() {
     let base = folder.raw("base.img", 64 * MIB, &[]);
     let place = folder.path("ramfs");
     fs::create_dir(&place).unwrap();
-    let Some(_mounted) = Mounted::ramfs(&place) else {
+    let Some(_mounted) = Mounted::in_memory("ramfs", "mode=700", &place) else {
         return;
     };
     let top = folder.overlay("ramfs/top.cow", &base, None, 4096);
