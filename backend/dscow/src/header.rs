@@ -22,6 +22,9 @@ pub const PARENT_PATH_MAX: usize = 3072;
 
 /// Highest sequence number and generation: far beyond what counting reaches, far from wrapping.
 pub const COUNTER_MAX: u64 = 1 << 62;
+/// How far both counters of an image are from [`COUNTER_MAX`] at least when it is opened for writing: far more than they
+/// count until it is closed. So whoever has opened it need not look at them again.
+pub const COUNTER_RESERVE: u64 = 1 << 32;
 
 /// Incompatible features known here: none yet.
 const INCOMPATIBLE_KNOWN: u64 = 0;
@@ -256,6 +259,14 @@ impl Header {
         } else {
             OnNoSpace::Report
         }
+    }
+
+    /// The sequence number or the generation, if it has come so near to [`COUNTER_MAX`] that no other header may be
+    /// written: what counted further would be no header. Only an image that somebody made so can have such a header.
+    pub fn exhausted_counter(&self) -> Option<u64> {
+        [self.sequence, self.generation]
+            .into_iter()
+            .find(|counter| *counter > COUNTER_MAX - COUNTER_RESERVE)
     }
 
     /// Whether the format has room for `path`.

@@ -31,6 +31,8 @@ const FIELDS: &[(usize, usize)] = &[
     (232, 8), // parent limit
 ];
 
+const SEQUENCE: usize = 16;
+const GENERATION: usize = 104;
 const CHECKSUM: std::ops::Range<usize> = 12..16;
 
 /// Both slots of an image with this header, changed as the script says.
@@ -59,6 +61,13 @@ fn change(script: &mut Script<'_>, slot: &mut SlotBytes) {
     if kind >= 240 {
         let at = usize::from(script.u16()) % HEADER_SLOT_BYTES;
         slot[at] = script.byte();
+        return;
+    }
+    if kind >= 232 {
+        // No change of a field above meets the end of a counter often.
+        let at = [SEQUENCE, GENERATION][usize::from(kind % 2)];
+        let value = (1_u64 << 62) - (u64::from(script.byte()) << (script.byte() % 33));
+        slot[at..at + 8].copy_from_slice(&value.to_le_bytes());
         return;
     }
     let (at, len) = FIELDS[script.index(FIELDS.len())];

@@ -43,6 +43,18 @@ pub enum ImageError {
         /// What is wrong with it.
         cause: NoHeader,
     },
+    /// It can be read, but not be opened for writing or repaired: each of these counts in the header.
+    #[error(
+        "{}: cannot be written: a counter in its header stands at {counter}, and none goes beyond {}; \
+         copy its disk into a new image with: cowback convert",
+        path.display(), dscow::header::COUNTER_MAX
+    )]
+    CounterExhausted {
+        /// The image.
+        path: PathBuf,
+        /// Where the counter stands.
+        counter: u64,
+    },
     /// It is shorter than its header says.
     #[error("{}: is truncated: {len} bytes long, but its header asks for {needed}", path.display())]
     Truncated {

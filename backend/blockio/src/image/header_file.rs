@@ -55,6 +55,15 @@ pub(super) fn read_header(file: &BlockFile) -> Result<(Header, Slot), ImageError
     Slots::read(file)?.current(file)
 }
 
+/// Refuses an image whose counters leave no room for the headers that a writer writes.
+pub(super) fn check_counters(file: &BlockFile, header: &Header) -> Result<(), ImageError> {
+    let Some(counter) = header.exhausted_counter() else {
+        return Ok(());
+    };
+    let path = file.path().to_owned();
+    Err(ImageError::CounterExhausted { path, counter })
+}
+
 /// What to write to which slot, in this order and each made durable before the next, so that `header` is in force after
 /// the first and in both slots after the second. `current` is the slot in force before; its sequence number is in
 /// `header`.

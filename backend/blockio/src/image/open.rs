@@ -15,7 +15,7 @@ use uuid::Uuid;
 use super::bitmap_memory::prefer_large_pages;
 use super::chain;
 use super::error::ImageError;
-use super::header_file::{Slots, make_current_durable};
+use super::header_file::{Slots, check_counters, make_current_durable};
 use crate::file::{Access, BlockFile, Caching, FileKind};
 use crate::lock;
 
@@ -214,6 +214,9 @@ impl Overlay {
                  host crashed while the header was written",
                 slot.other()
             );
+        }
+        if access == ImageAccess::Writable {
+            check_counters(&file, &header)?;
         }
         check_length(&file, &header.layout)?;
         let bitmap = load_bitmap(&file, &header)?;

@@ -127,6 +127,54 @@ fn each_reason_not_to_open_names_file_and_cause() {
     );
 }
 
+/// What a writer counted further would be no header.
+#[test]
+fn an_image_whose_counters_are_exhausted_is_only_read() {
+    use dscow::header::{Header, State};
+
+    let room = 1 << 32;
+    for (sequence, generation, is_exhausted) in [
+        ((1 << 62) - room, (1 << 62) - room, false),
+        (1 << 62, 0, true),
+        ((1 << 62) - room + 1, 0, true),
+        (2, 1 << 62, true),
+        (2, (1 << 62) - room + 1, true),
+    ] {
+        let fixture = Fixture::new();
+        let path = fixture.path("vm.cow");
+        let image = Image::open(&path, ImageAccess::ReadOnly).unwrap();
+        let header = Header {
+            sequence,
+            generation,
+            // So that a repair would find something to do.
+            state: State::InUse {
+                owner: uuid::Uuid::nil(),
+            },
+            ..image.header().clone()
+        };
+        drop(image);
+        fixture.patch("vm.cow", 0, &header.encode()[..]);
+        let before = fs::read(&path).unwrap();
+
+        Image::open(&path, ImageAccess::ReadOnly).unwrap();
+        assert!(check(&path).unwrap().problems.is_empty());
+        if is_exhausted {
+            let counter = sequence.max(generation);
+            let message = format!(
+                "DIR/vm.cow: cannot be written: a counter in its header stands at {counter}, and none goes beyond \
+                 4611686018427387904; copy its disk into a new image with: cowback convert"
+            );
+            assert_eq!(fixture.open_error("vm.cow"), message);
+            let parent = identify_parent(&fixture.path("base.img"), ParentFormat::Raw).unwrap();
+            record_parent(&path, parent).unwrap_err();
+            repair(&path).unwrap_err();
+            assert!(fs::read(&path).unwrap() == before, "it is as it was");
+        } else {
+            Image::open(&path, ImageAccess::Writable).unwrap();
+        }
+    }
+}
+
 #[test]
 fn an_open_image_cannot_be_opened_for_writing_again() {
     let fixture = Fixture::new();

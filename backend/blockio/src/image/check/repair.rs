@@ -77,7 +77,7 @@ pub struct RepairReport {
 ///
 /// # Errors
 /// What keeps the check from being made, as for [`check`](super::check), or a repair: then some may have been made, and
-/// the image is as valid as before.
+/// the image is as valid as before. [`ImageError::CounterExhausted`] if no other header can be written; nothing was then.
 pub fn repair(path: &Path) -> Result<RepairReport, ImageError> {
     let file = open_locked(path, ImageAccess::Writable, Caching::Buffered)?;
     let before = match examine(&file) {
@@ -96,6 +96,7 @@ pub fn repair(path: &Path) -> Result<RepairReport, ImageError> {
     let mut repaired = Vec::new();
     let plan = plan(&before);
     if !plan.is_empty() {
+        header_file::check_counters(&file, &before.header)?;
         header_file::make_current_durable(&file, before.slot)?;
     }
     for (repair, steps) in plan {
