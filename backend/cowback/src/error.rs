@@ -40,6 +40,9 @@ pub(crate) enum CommandError {
     /// The output could not be written.
     #[error("cannot write the output: {0}")]
     Print(#[source] std::io::Error),
+    /// The JSON that was printed says already what failed.
+    #[error(transparent)]
+    Told(Box<CommandError>),
 }
 
 /// How a command that did its work ends.

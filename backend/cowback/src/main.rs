@@ -1,5 +1,7 @@
 //! The cowback command line: dscow images offline, the daemon online.
 #![forbid(unsafe_code)]
+// They panic where nothing can be written.
+#![deny(clippy::print_stdout, clippy::print_stderr)]
 
 mod client;
 mod commands;
@@ -14,7 +16,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
-use crate::error::CommandError;
+use crate::error::{CommandError, CommandResult};
 
 /// Copy-on-write disk images for Xen guests.
 ///
@@ -43,34 +45,52 @@ enum Command {
     Hotplug(commands::hotplug::Args),
 }
 
+impl Command {
+    /// Runs it. Tells also whether a program reads what it prints.
+    fn run(&self) -> (CommandResult, bool) {
+        match self {
+            Self::Create(args) => (commands::create::run(args), args.json),
+            Self::Info(args) => (commands::info::run(args), args.json),
+            Self::Check(args) => (commands::check::run(args), args.json),
+            Self::Map(args) => (commands::map::run(args), args.json),
+            Self::Diff(args) => (commands::diff::run(args), args.json),
+            Self::Convert(args) => (commands::convert::run(args), args.json),
+            Self::Commit(args) => (commands::commit::run(args), args.json),
+            Self::Export(args) => (commands::export::run(args), args.json),
+            Self::Rebase(args) => (commands::rebase::run(args), args.json),
+            Self::Resize(args) => (commands::resize::run(args), args.json),
+            Self::List(args) => (commands::list::run(args), args.json),
+            Self::Hotplug(args) => (commands::hotplug::run(args), false),
+        }
+    }
+}
+
 fn main() -> ExitCode {
-    let result = match Cli::parse().command {
-        Command::Create(args) => commands::create::run(&args),
-        Command::Info(args) => commands::info::run(&args),
-        Command::Check(args) => commands::check::run(&args),
-        Command::Map(args) => commands::map::run(&args),
-        Command::Diff(args) => commands::diff::run(&args),
-        Command::Convert(args) => commands::convert::run(&args),
-        Command::Commit(args) => commands::commit::run(&args),
-        Command::Export(args) => commands::export::run(&args),
-        Command::Rebase(args) => commands::rebase::run(&args),
-        Command::Resize(args) => commands::resize::run(&args),
-        Command::List(args) => commands::list::run(&args),
-        Command::Hotplug(args) => commands::hotplug::run(&args),
-    };
+    let (result, json) = Cli::parse().command.run();
     match result {
         Ok(outcome) => outcome.into(),
+        Err(error) => fail(error, json),
+    }
+}
+
+/// Says what failed: to people always, and to a program unless it knows.
+fn fail(error: CommandError, json: bool) -> ExitCode {
+    let (error, is_told) = match error {
         // Who reads the output has seen enough, as `head` does.
-        Err(CommandError::Print(cause)) if cause.kind() == ErrorKind::BrokenPipe => {
-            ExitCode::from(1)
+        CommandError::Print(cause) if cause.kind() == ErrorKind::BrokenPipe => {
+            return ExitCode::from(1);
         }
-        Err(error @ CommandError::Usage(_)) => {
-            eprintln!("cowback: {error}");
-            ExitCode::from(2)
-        }
-        Err(error) => {
-            eprintln!("cowback: {error}");
-            ExitCode::from(1)
-        }
+        CommandError::Told(error) => (*error, true),
+        error @ CommandError::Print(_) => (error, true),
+        error => (error, !json),
+    };
+    output::note(&format!("cowback: {error}"));
+    if !is_told {
+        // If that fails too, the exit code is left.
+        let _ = output::print_line(&serde_json::json!({ "error": error.to_string() }).to_string());
+    }
+    match error {
+        CommandError::Usage(_) => ExitCode::from(2),
+        _ => ExitCode::from(1),
     }
 }

@@ -6,6 +6,8 @@ use blockio::offline::{Progress, Silent};
 use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::json;
 
+use crate::output;
+
 /// Whether and how to show progress.
 #[derive(clap::Args)]
 pub(crate) struct ProgressArgs {
@@ -25,8 +27,7 @@ impl ProgressArgs {
         } else if is_terminal && !(json && self.progress) {
             Box::new(Bar(ProgressBar::hidden()))
         } else {
-            let print = |line: &str| eprintln!("{line}");
-            Box::new(Lines::new(json, Box::new(print)))
+            Box::new(Lines::new(json, Box::new(output::note)))
         }
     }
 }

@@ -169,7 +169,7 @@ pub enum ImageError {
         other: PathBuf,
     },
     /// A commit into the base was begun and not finished.
-    #[error("{}: a commit into its base is under way; finish it first with: cowback commit {}", .0.display(), .0.display())]
+    #[error("{}: a commit into its base is under way; finish it first with: cowback commit --sole-overlay {}", .0.display(), .0.display())]
     CommitUnderWay(PathBuf),
     /// A disk has to fit where there is too little room.
     #[error("{}: holds {found} bytes, but {needed} are needed", path.display())]

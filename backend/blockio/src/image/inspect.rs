@@ -1,8 +1,9 @@
 //! Looking at an image that somebody else may be using.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use dscow::header::Header;
+use dscow::parent::Parent;
 
 use super::chain;
 use super::error::ImageError;
@@ -19,9 +20,28 @@ pub struct Inspection {
     pub allocated_blocks: u64,
     /// Bytes of storage that its file takes.
     pub storage_bytes: u64,
-    /// The images below it, nearest first, as far as they can be found: each as its path, and the header
-    /// if it is a dscow image.
-    pub below: Vec<(std::path::PathBuf, Option<Header>)>,
+    /// The disks below it, nearest first, as far as they can be found.
+    pub below: Vec<Below>,
+}
+
+/// A disk below an image.
+#[derive(Debug)]
+pub struct Below {
+    /// Where it is, according to the image above it.
+    pub path: PathBuf,
+    /// What it is.
+    pub content: Content,
+}
+
+/// What a disk below an image is: its format as the image above records it, whatever is there now.
+#[derive(Debug)]
+pub enum Content {
+    /// A raw disk, which is not looked at.
+    Raw,
+    /// An image, with this header.
+    Image(Box<Header>),
+    /// An image that is missing or cannot be read.
+    Unknown(ImageError),
 }
 
 /// Reads header and bitmap without locking anything and without checking the parents.
@@ -59,19 +79,21 @@ fn peek(path: &Path) -> Result<(BlockFile, Header), ImageError> {
     Ok((file, header))
 }
 
-fn below(path: &Path, header: &Header) -> Vec<(std::path::PathBuf, Option<Header>)> {
-    let mut found = Vec::new();
+fn below(path: &Path, header: &Header) -> Vec<Below> {
+    let mut found: Vec<Below> = Vec::new();
     let mut child = path.to_owned();
     let mut parent = header.parent.clone();
-    while let Some(recorded) = parent {
+    while let Some(recorded) = parent.take() {
         let path = chain::resolve(&child, recorded.path());
-        let header = match recorded {
-            dscow::parent::Parent::Raw { .. } => None,
-            dscow::parent::Parent::Dscow { .. } => peek(&path).ok().map(|(_, header)| header),
+        let content = match recorded {
+            Parent::Raw { .. } => Content::Raw,
+            Parent::Dscow { .. } => peek(&path).map_or_else(Content::Unknown, |(_, header)| {
+                parent = header.parent.clone();
+                Content::Image(Box::new(header))
+            }),
         };
-        parent = header.as_ref().and_then(|header| header.parent.clone());
-        found.push((path.clone(), header));
-        child = path;
+        child.clone_from(&path);
+        found.push(Below { path, content });
         if found.len() == super::CHAIN_DEPTH_MAX {
             break;
         }

@@ -5,14 +5,14 @@ use std::path::PathBuf;
 use blockio::image::{self, CheckReport, Problem, RepairReport};
 use serde_json::{Value, json};
 
-use super::print_json;
-use crate::error::{CommandResult, Outcome};
+use crate::error::{CommandError, CommandResult, Outcome};
+use crate::output::{self, Output, print_json};
 use crate::size;
 
 /// Check an image: header, bitmap, length, and that its base is what it was
 ///
 /// Exits with 0 if all is well, also if it is so after a repair, and with 3 if something is wrong, or is left after a
-/// repair. The image must not be in use.
+/// repair. Nobody may have the image open for writing meanwhile; with --repair nobody may have it open at all.
 #[derive(clap::Args)]
 pub(crate) struct Args {
     /// The image
@@ -24,7 +24,7 @@ pub(crate) struct Args {
     repair: bool,
     /// Print the result as JSON
     #[arg(long)]
-    json: bool,
+    pub(crate) json: bool,
 }
 
 pub(crate) fn run(args: &Args) -> CommandResult {
@@ -40,7 +40,7 @@ pub(crate) fn run(args: &Args) -> CommandResult {
     if args.json {
         print_json(&as_json(args, &report))?;
     } else {
-        print_text(args, &report);
+        print_text(args, &report)?;
     }
     Ok(if report.now.problems.is_empty() {
         Outcome::Done
@@ -53,7 +53,7 @@ fn as_json(args: &Args, report: &RepairReport) -> Value {
     let now = &report.now;
     let texts = |problems: &[Problem]| problems.iter().map(ToString::to_string).collect::<Vec<_>>();
     let mut value = json!({
-        "image": args.image,
+        "image": output::path(&args.image),
         "clean": now.problems.is_empty(),
         "problems": texts(&now.problems),
         "repairable": is_repairable(now),
@@ -70,13 +70,14 @@ fn as_json(args: &Args, report: &RepairReport) -> Value {
     value
 }
 
-fn print_text(args: &Args, report: &RepairReport) {
+fn print_text(args: &Args, report: &RepairReport) -> Result<(), CommandError> {
+    let mut output = Output::stdout();
     let (image, now) = (args.image.display(), &report.now);
     for problem in &report.found {
-        println!("found: {problem}");
+        output.line(&format!("found: {problem}"))?;
     }
     for repair in &report.repaired {
-        println!("repaired: {repair}");
+        output.line(&format!("repaired: {repair}"))?;
     }
     if now.problems.is_empty() {
         let closed = if now.closed_cleanly {
@@ -84,22 +85,27 @@ fn print_text(args: &Args, report: &RepairReport) {
         } else {
             "not closed cleanly, which loses nothing that was flushed"
         };
-        println!(
+        output.line(&format!(
             "{image}: clean ({} of {} blocks allocated; {closed})",
             now.allocated_blocks, now.block_count
-        );
+        ))?;
         if now.leftover_bytes > 0 {
             let bytes = size::display(now.leftover_bytes);
-            println!("{bytes} of writes that a crash cut off take space: --repair gives it back");
+            output.line(&format!(
+                "{bytes} of writes that a crash cut off take space: --repair gives it back"
+            ))?;
         }
-        return;
+        return output.finish();
     }
     for problem in &now.problems {
-        println!("{problem}");
+        output.line(&problem.to_string())?;
     }
     if is_repairable(now) {
-        println!("{image}: all of this can be repaired without loss, with --repair");
+        output.line(&format!(
+            "{image}: all of this can be repaired without loss, with --repair"
+        ))?;
     }
+    output.finish()
 }
 
 fn is_repairable(report: &CheckReport) -> bool {

@@ -5,8 +5,8 @@ use std::path::PathBuf;
 use blockio::{image, offline};
 use serde_json::json;
 
-use super::print_json;
 use crate::error::{CommandResult, Outcome};
+use crate::output::{self, print_json, print_line};
 use crate::progress::ProgressArgs;
 use crate::size;
 
@@ -31,7 +31,7 @@ pub(crate) struct Args {
     progress: ProgressArgs,
     /// Print the result as JSON
     #[arg(long)]
-    json: bool,
+    pub(crate) json: bool,
 }
 
 pub(crate) fn run(args: &Args) -> CommandResult {
@@ -40,17 +40,17 @@ pub(crate) fn run(args: &Args) -> CommandResult {
     let base = parent.as_ref().map(dscow::parent::Parent::path);
     if args.json {
         print_json(&json!({
-            "image": args.image,
-            "base": base,
+            "image": output::path(&args.image),
+            "base": base.map(output::path),
             "written_bytes": done.written_bytes,
         }))?;
     } else {
-        println!(
+        print_line(&format!(
             "{}: {} written to {}; the overlay is empty now",
             args.image.display(),
             size::display(done.written_bytes),
             base.map_or_else(|| "its base".to_owned(), |base| base.display().to_string())
-        );
+        ))?;
     }
     Ok(Outcome::Done)
 }

@@ -7,9 +7,10 @@ use blockio::offline::{self, Target};
 use dscow::units::BlockSize;
 use serde_json::json;
 
+use super::BaseFormat;
 use super::create::parse_block_size;
-use super::{BaseFormat, print_json};
 use crate::error::{CommandError, CommandResult, Outcome};
+use crate::output::{self, print_json, print_line};
 use crate::progress::ProgressArgs;
 use crate::size;
 
@@ -54,7 +55,7 @@ pub(crate) struct Args {
     progress: ProgressArgs,
     /// Print the result as JSON
     #[arg(long)]
-    json: bool,
+    pub(crate) json: bool,
 }
 
 /// What a disk becomes.
@@ -77,19 +78,19 @@ pub(crate) fn run(args: &Args) -> CommandResult {
     )?;
     if args.json {
         print_json(&json!({
-            "source": args.source,
-            "destination": args.destination,
+            "source": output::path(&args.source),
+            "destination": output::path(&args.destination),
             "virtual_size_bytes": done.virtual_size,
             "read_bytes": done.read_bytes,
             "written_bytes": done.written_bytes,
         }))?;
     } else {
-        println!(
+        print_line(&format!(
             "{}: {} of disk, {} written",
             args.destination.display(),
             size::display(done.virtual_size),
             size::display(done.written_bytes)
-        );
+        ))?;
     }
     Ok(Outcome::Done)
 }

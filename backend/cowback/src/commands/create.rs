@@ -8,8 +8,9 @@ use dscow::layout::Headroom;
 use dscow::units::BlockSize;
 use serde_json::json;
 
-use super::{BaseFormat, print_json};
+use super::BaseFormat;
 use crate::error::{CommandResult, Outcome};
+use crate::output::{self, print_json, print_line};
 use crate::size;
 
 /// Create an image, empty or as an overlay of a base
@@ -50,7 +51,7 @@ pub(crate) struct Args {
     force: bool,
     /// Print the result as JSON
     #[arg(long)]
-    json: bool,
+    pub(crate) json: bool,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
@@ -87,23 +88,23 @@ pub(crate) fn run(args: &Args) -> CommandResult {
     let virtual_size = header.layout.virtual_size();
     if args.json {
         print_json(&json!({
-            "image": args.image,
+            "image": output::path(&args.image),
             "uuid": header.uuid,
             "virtual_size_bytes": virtual_size,
             "block_size_bytes": args.block_size.bytes(),
             "largest_virtual_size_bytes": header.layout.largest_disk_of_bitmap(),
-            "base": header.parent.as_ref().map(dscow::parent::Parent::path),
+            "base": header.parent.as_ref().map(|parent| output::path(parent.path())),
         }))?;
     } else {
         let base = header.parent.as_ref().map_or_else(
             || "without a base".to_owned(),
             |parent| format!("over {}", parent.path().display()),
         );
-        println!(
+        print_line(&format!(
             "{}: created, {}, {base}",
             args.image.display(),
             size::display(virtual_size)
-        );
+        ))?;
     }
     Ok(Outcome::Done)
 }

@@ -8,7 +8,7 @@ use serde_json::json;
 
 use super::BaseFormat;
 use crate::error::{CommandError, CommandResult, Outcome};
-use crate::output::{JsonList, Output};
+use crate::output::{self, JsonList, Output};
 use crate::progress::ProgressArgs;
 
 /// Show where two disks differ: an overlay and its base, or two overlays
@@ -42,7 +42,7 @@ pub(crate) struct Args {
     progress: ProgressArgs,
     /// Print the ranges as JSON
     #[arg(long)]
-    json: bool,
+    pub(crate) json: bool,
 }
 
 pub(crate) fn run(args: &Args) -> CommandResult {
@@ -59,8 +59,7 @@ pub(crate) fn run(args: &Args) -> CommandResult {
 }
 
 fn print_table(args: &Args) -> Result<u64, CommandError> {
-    let mut output = Output::stdout();
-    output.line(&format!("{:>16}  {:>16}  WHAT", "START", "LENGTH"))?;
+    let mut output = Output::with_heading(&format!("{:>16}  {:>16}  WHAT", "START", "LENGTH"));
     let count = each(args, |found| {
         output.line(&format!(
             "{:>16}  {:>16}  {}",
@@ -74,17 +73,20 @@ fn print_table(args: &Args) -> Result<u64, CommandError> {
 }
 
 fn print_as_json(args: &Args) -> Result<u64, CommandError> {
-    let members = json!({ "first": args.first, "second": args.second, "compared": args.compare });
-    let mut list = JsonList::begin(Output::stdout(), &members, "differences")?;
-    let count = each(args, |found| {
+    let members = json!({
+        "first": output::path(&args.first),
+        "second": output::path(&args.second),
+        "compared": args.compare,
+    });
+    let mut list = JsonList::stdout(&members, "differences")?;
+    let result = each(args, |found| {
         list.item(&json!({
             "start": found.range.start.0,
             "length": found.range.len,
             "zero": found.zero,
         }))
-    })?;
-    list.finish()?;
-    Ok(count)
+    });
+    list.finish(result)
 }
 
 /// Visits all differences, and counts them.

@@ -1,5 +1,6 @@
 //! `cowback export`
 
+use std::net::Shutdown;
 use std::os::fd::AsFd;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::UnixStream;
@@ -16,6 +17,7 @@ use serde_json::json;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::error::{CommandError, CommandResult, Outcome};
+use crate::output::{self, print_line};
 use crate::size;
 
 /// Serve an image to NBD clients, such as qemu-img, nbdcopy and fio
@@ -49,7 +51,7 @@ pub(crate) struct Args {
     exit_with_last_client: bool,
     /// Print the line that says that clients can connect as JSON
     #[arg(long)]
-    json: bool,
+    pub(crate) json: bool,
 }
 
 pub(crate) fn run(args: &Args) -> CommandResult {
@@ -82,28 +84,34 @@ pub(crate) fn run(args: &Args) -> CommandResult {
         true => Until::LastClientGone,
         false => Until::Stopped,
     };
+    let mut said = Ok(());
     nbd_server::run(export, executor, stop.as_fd(), until, |_| {
-        say_ready(args, size);
+        said = say_ready(args, size);
+        if said.is_err() {
+            // Nobody will ever know that clients can connect. It ends as if by a signal: the image is open by now.
+            let _ = stop.shutdown(Shutdown::Read);
+        }
     })?;
+    said?;
     Ok(Outcome::Done)
 }
 
-fn say_ready(args: &Args, bytes: u64) {
+fn say_ready(args: &Args, bytes: u64) -> Result<(), CommandError> {
     let uri = uri(&args.socket, &args.name);
     if args.json {
         let ready = json!({
             "ready": true,
-            "image": args.image,
-            "socket": args.socket,
+            "image": output::path(&args.image),
+            "socket": output::path(&args.socket),
             "uri": uri,
             "size": bytes,
             "read_only": args.read_only,
         });
-        println!("{ready}");
+        print_line(&ready.to_string())
     } else {
         let (image, size) = (args.image.display(), size::display(bytes));
         let how = if args.read_only { ", read-only" } else { "" };
-        println!("{image} ({size}{how}) is served at {uri}");
+        print_line(&format!("{image} ({size}{how}) is served at {uri}"))
     }
 }
 
@@ -168,7 +176,10 @@ fn log_to_stderr() {
     tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr)
+        .with_ansi(false)
         .with_target(false)
+        // It would panic where the log cannot be written.
+        .log_internal_errors(false)
         .init();
 }
 

@@ -5,6 +5,7 @@ use serde_json::json;
 
 use crate::client::{Client, SocketArg};
 use crate::error::{CommandResult, Outcome};
+use crate::output::print_line;
 
 /// Tell the daemon about a device; the block-cow script calls this
 #[derive(clap::Args)]
@@ -42,7 +43,7 @@ pub(crate) fn run(args: &Args) -> CommandResult {
         Action::Add(args) => {
             let body = json!({ "device": args.device });
             let added: Added = Client::new(&args.socket).post("/v1/hotplug/add", &body)?;
-            println!("{}", added.image);
+            print_line(&added.image)?;
         }
         Action::Remove(args) => {
             let body = json!({ "device": args.device });

@@ -2,12 +2,12 @@
 
 use std::path::PathBuf;
 
-use blockio::image::{self, Inspection};
+use blockio::image::{self, Below, Content, Inspection};
 use dscow::header::State;
 use serde_json::{Value, json};
 
-use super::print_json;
-use crate::error::{CommandResult, Outcome};
+use crate::error::{CommandError, CommandResult, Outcome};
+use crate::output::{self, Output, print_json};
 use crate::size;
 
 /// Show what an image is and how much it holds
@@ -19,7 +19,7 @@ pub(crate) struct Args {
     image: PathBuf,
     /// Print the result as JSON
     #[arg(long)]
-    json: bool,
+    pub(crate) json: bool,
 }
 
 pub(crate) fn run(args: &Args) -> CommandResult {
@@ -27,7 +27,7 @@ pub(crate) fn run(args: &Args) -> CommandResult {
     if args.json {
         print_json(&as_json(args, &inspection))?;
     } else {
-        print_text(args, &inspection);
+        print_text(args, &inspection)?;
     }
     Ok(Outcome::Done)
 }
@@ -36,7 +36,7 @@ fn as_json(args: &Args, found: &Inspection) -> Value {
     let header = &found.header;
     let layout = &header.layout;
     json!({
-        "image": args.image,
+        "image": output::path(&args.image),
         "format": "dscow",
         "version": dscow::header::VERSION,
         "uuid": header.uuid,
@@ -51,49 +51,60 @@ fn as_json(args: &Args, found: &Inspection) -> Value {
         "created_unix_seconds": header.created,
         "commit_under_way": header.commit_under_way,
         "base": header.parent.as_ref().map(|parent| json!({
-            "path": parent.path(),
+            "path": output::path(parent.path()),
             "format": parent.format_name(),
             "size_bytes": parent.size(),
         })),
-        "chain": found.below.iter().map(|(path, _)| path).collect::<Vec<_>>(),
+        "chain": found.below.iter().map(|below| output::path(&below.path)).collect::<Vec<_>>(),
     })
 }
 
-fn print_text(args: &Args, found: &Inspection) {
+fn print_text(args: &Args, found: &Inspection) -> Result<(), CommandError> {
     let header = &found.header;
     let layout = &header.layout;
     let share = 100.0 * ratio(found.allocated_blocks, layout.block_count());
-    println!("image:         {}", args.image.display());
-    println!(
-        "format:        dscow version {}, blocks of {}",
-        dscow::header::VERSION,
-        layout.block_size()
-    );
-    println!("uuid:          {}", header.uuid);
-    println!("state:         {}", state(header.state));
-    println!(
-        "virtual size:  {} ({} bytes)",
-        size::display(layout.virtual_size()),
-        layout.virtual_size()
-    );
-    println!(
-        "allocated:     {} ({} of {} blocks, {share:.1} %)",
-        size::display(allocated_bytes(found)),
-        found.allocated_blocks,
-        layout.block_count()
-    );
-    println!("takes on disk: {}", size::display(found.storage_bytes));
+    let mut output = Output::stdout();
+    let mut line = |label: &str, text: String| output.line(&format!("{label:14} {text}"));
+    line("image:", args.image.display().to_string())?;
+    let (version, block) = (dscow::header::VERSION, layout.block_size());
+    line(
+        "format:",
+        format!("dscow version {version}, blocks of {block}"),
+    )?;
+    line("uuid:", header.uuid.to_string())?;
+    line("state:", state(header.state).to_owned())?;
+    let bytes = layout.virtual_size();
+    line(
+        "virtual size:",
+        format!("{} ({bytes} bytes)", size::display(bytes)),
+    )?;
+    let bytes = size::display(allocated_bytes(found));
+    let (allocated, count) = (found.allocated_blocks, layout.block_count());
+    line(
+        "allocated:",
+        format!("{bytes} ({allocated} of {count} blocks, {share:.1} %)"),
+    )?;
+    line("takes on disk:", size::display(found.storage_bytes))?;
     if found.below.is_empty() {
-        println!("base:          none");
+        line("base:", "none".to_owned())?;
     }
-    for (i, (path, header)) in found.below.iter().enumerate() {
+    for (i, Below { path, content }) in found.below.iter().enumerate() {
         let label = if i == 0 { "base:" } else { "" };
-        let format = header.as_ref().map_or("raw", |_| "dscow");
-        println!("{label:14} {} ({format})", path.display());
+        let format = match content {
+            Content::Raw => "raw",
+            Content::Image(_) | Content::Unknown(_) => "dscow",
+        };
+        line(label, format!("{} ({format})", path.display()))?;
+        if let Content::Unknown(cause) = content {
+            line("", format!("which cannot be looked at: {cause}"))?;
+        }
     }
     if header.commit_under_way {
-        println!("commit:        under way into its base; finish it with cowback commit");
+        let image = args.image.display();
+        let finish = format!("finish it with: cowback commit --sole-overlay {image}");
+        line("commit:", format!("under way into its base; {finish}"))?;
     }
+    output.finish()
 }
 
 fn allocated_bytes(found: &Inspection) -> u64 {

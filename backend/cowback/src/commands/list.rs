@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::client::{Client, SocketArg};
 use crate::error::{CommandResult, Outcome};
+use crate::output::{Output, print_json};
 use crate::size;
 
 /// List the disks that the running daemon serves
@@ -13,7 +14,7 @@ pub(crate) struct Args {
     socket: SocketArg,
     /// Print the result as JSON
     #[arg(long)]
-    json: bool,
+    pub(crate) json: bool,
 }
 
 /// A device, as the daemon's control API describes it.
@@ -35,16 +36,17 @@ pub(crate) fn run(args: &Args) -> CommandResult {
     let client = Client::new(&args.socket);
     let devices: Vec<Device> = client.get("/v1/devices")?;
     if args.json {
-        super::print_json(&serde_json::to_value(&devices)?)?;
+        print_json(&serde_json::to_value(&devices)?)?;
         return Ok(Outcome::Done);
     }
     let size = |bytes: Option<u64>| bytes.map_or_else(|| "-".to_owned(), size::display);
-    println!(
+    let mut output = Output::stdout();
+    output.line(&format!(
         "{:>5}  {:6}  {:12}  {:>10}  {:>10}  IMAGE",
         "DOMID", "VDEV", "STATE", "SIZE", "ALLOCATED"
-    );
+    ))?;
     for device in &devices {
-        println!(
+        output.line(&format!(
             "{:>5}  {:6}  {:12}  {:>10}  {:>10}  {}",
             device.domid,
             device.vdev,
@@ -52,10 +54,11 @@ pub(crate) fn run(args: &Args) -> CommandResult {
             size(device.virtual_size_bytes),
             size(device.allocated_bytes),
             device.image.as_deref().unwrap_or("-")
-        );
+        ))?;
         if let Some(reason) = &device.reason {
-            println!("       {reason}");
+            output.line(&format!("       {reason}"))?;
         }
     }
+    output.finish()?;
     Ok(Outcome::Done)
 }

@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 
 use super::BaseFormat;
 use crate::error::{CommandError, CommandResult, Outcome};
-use crate::output::{JsonList, Output};
+use crate::output::{self, JsonList, Output};
 use crate::picture::{Cell, Holder, Picture, Style, columns_of_stdout};
 use crate::size;
 
@@ -33,7 +33,7 @@ pub(crate) struct Args {
     picture: bool,
     /// Print the ranges as JSON
     #[arg(long)]
-    json: bool,
+    pub(crate) json: bool,
 }
 
 pub(crate) fn run(args: &Args) -> CommandResult {
@@ -66,12 +66,11 @@ fn each(
 }
 
 fn print_table(args: &Args, volume: &Volume, extents: DiskExtents<'_>) -> Result<(), CommandError> {
-    let mut output = Output::stdout();
-    let layers: Vec<&Path> = volume.layers().collect();
-    output.line(&format!(
+    let mut output = Output::with_heading(&format!(
         "{:>16}  {:>16}  {:>5}  {:4}  FILE",
         "START", "LENGTH", "DEPTH", "WHAT"
-    ))?;
+    ));
+    let layers: Vec<&Path> = volume.layers().collect();
     each(args, extents, |extent| {
         let depth = extent.depth();
         output.line(&format!(
@@ -92,15 +91,15 @@ fn print_json(args: &Args, volume: &Volume, extents: DiskExtents<'_>) -> Result<
     let layers: Vec<Value> = volume
         .layers()
         .enumerate()
-        .map(|(depth, path)| json!({ "depth": depth, "path": path }))
+        .map(|(depth, path)| json!({ "depth": depth, "path": output::path(path) }))
         .collect();
     let members = json!({
-        "image": args.image,
+        "image": output::path(&args.image),
         "virtual_size_bytes": volume.size(),
         "layers": layers,
     });
-    let mut list = JsonList::begin(Output::stdout(), &members, "extents")?;
-    each(args, extents, |extent| {
+    let mut list = JsonList::stdout(&members, "extents")?;
+    let result = each(args, extents, |extent| {
         list.item(&json!({
             "start": extent.range.start.0,
             "length": extent.range.len,
@@ -108,8 +107,8 @@ fn print_json(args: &Args, volume: &Volume, extents: DiskExtents<'_>) -> Result<
             "zero": extent.zero,
             "offset": extent.holder.map(|(_, offset)| offset.0),
         }))
-    })?;
-    list.finish()
+    });
+    list.finish(result)
 }
 
 fn print_picture(

@@ -33,9 +33,3 @@ impl From<BaseFormat> for blockio::image::ParentFormat {
         }
     }
 }
-
-/// Prints a value as JSON, for programs.
-pub(crate) fn print_json(value: &serde_json::Value) -> Result<(), serde_json::Error> {
-    println!("{}", serde_json::to_string_pretty(value)?);
-    Ok(())
-}

@@ -6,8 +6,9 @@ use blockio::image;
 use blockio::offline::{self, Rebased};
 use serde_json::json;
 
-use super::{BaseFormat, print_json};
+use super::BaseFormat;
 use crate::error::{CommandError, CommandResult, Outcome};
+use crate::output::{self, print_json, print_line};
 use crate::progress::ProgressArgs;
 use crate::size;
 
@@ -43,7 +44,7 @@ pub(crate) struct Args {
     progress: ProgressArgs,
     /// Print the result as JSON
     #[arg(long)]
-    json: bool,
+    pub(crate) json: bool,
 }
 
 pub(crate) fn run(args: &Args) -> CommandResult {
@@ -72,13 +73,14 @@ fn report(args: &Args, done: Rebased) -> Result<(), CommandError> {
         .as_ref()
         .map(|parent| (parent.path(), parent.format_name()));
     if args.json {
-        let base = base.map(|(path, format)| json!({ "path": path, "format": format }));
-        return Ok(print_json(&json!({
-            "image": args.image,
+        let base =
+            base.map(|(path, format)| json!({ "path": output::path(path), "format": format }));
+        return print_json(&json!({
+            "image": output::path(&args.image),
             "base": base,
             "compared_bytes": done.compared_bytes,
             "copied_bytes": done.copied_bytes,
-        }))?);
+        }));
     }
     let now =
         |(path, format): (&Path, &str)| format!("its base is now {} ({format})", path.display());
@@ -88,6 +90,5 @@ fn report(args: &Args, done: Rebased) -> Result<(), CommandError> {
     } else {
         format!("; {} copied into it", size::display(done.copied_bytes))
     };
-    println!("{}: {now}{copied}", args.image.display());
-    Ok(())
+    print_line(&format!("{}: {now}{copied}", args.image.display()))
 }

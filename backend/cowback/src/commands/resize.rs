@@ -5,8 +5,8 @@ use std::path::PathBuf;
 use blockio::{image, offline};
 use serde_json::json;
 
-use super::print_json;
 use crate::error::{CommandError, CommandResult, Outcome};
+use crate::output::{self, print_json, print_line};
 use crate::size;
 
 /// Make the disk of an image larger
@@ -26,7 +26,7 @@ pub(crate) struct Args {
     size: Change,
     /// Print the result as JSON
     #[arg(long)]
-    json: bool,
+    pub(crate) json: bool,
 }
 
 /// A size as it is to become.
@@ -55,13 +55,13 @@ pub(crate) fn run(args: &Args) -> CommandResult {
     let done = offline::resize(&args.image, size)?;
     if args.json {
         print_json(&json!({
-            "image": args.image,
+            "image": output::path(&args.image),
             "virtual_size_bytes_before": done.before,
             "virtual_size_bytes": done.after,
         }))?;
     } else {
         let (before, after) = (size::display(done.before), size::display(done.after));
-        println!("{}: {after}, was {before}", args.image.display());
+        print_line(&format!("{}: {after}, was {before}", args.image.display()))?;
     }
     Ok(Outcome::Done)
 }

@@ -1,8 +1,12 @@
 //! The command itself.
 
-use std::fs;
-use std::io::{Read, Write};
+use std::ffi::OsStr;
+use std::fs::{self, File};
+use std::io::{self, Read, Write};
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::process::Stdio;
 
 use super::server::*;
 
@@ -119,4 +123,82 @@ fn it_can_end_with_its_last_client() {
     assert!(server.wait().success());
     assert!(!socket.exists());
     check(&image);
+}
+
+#[test]
+fn where_nobody_can_be_told_nothing_is_served_and_nothing_is_left() {
+    for options in [
+        &["export", "--socket"][..],
+        &["export", "--json", "--socket"],
+    ] {
+        for is_full in [true, false] {
+            let folder = Folder::new();
+            let (image, socket) = (folder.create("vm.cow", SIZE, None), folder.path("sock"));
+            let stdout = match is_full {
+                true => Stdio::from(full()),
+                false => Stdio::from(io::pipe().unwrap().1),
+            };
+            let mut command = cowback(options.iter().copied());
+            command.arg(&socket).arg(&image).stdout(stdout);
+            let error = fails(&mut command, 1);
+            assert_eq!(
+                error.contains("cannot write the output"),
+                is_full,
+                "{error}"
+            );
+            assert!(!socket.exists());
+            check(&image);
+        }
+    }
+}
+
+/// A log that is written at every step.
+fn logging(image: &Path, socket: &Path, log: File) -> Server {
+    let mut command = Server::command(image, socket);
+    command.env("COWBACK_LOG", "trace").stderr(log);
+    let server = Server::start(&mut command);
+    // A client that goes away without a word is worth a line.
+    let mut client = UnixStream::connect(socket).unwrap();
+    client.write_all(&[0xff; 64]).unwrap();
+    client.read_to_end(&mut Vec::new()).unwrap();
+    server
+}
+
+#[test]
+fn a_log_that_cannot_be_written_stops_nothing() {
+    let folder = Folder::new();
+    let (image, socket) = (folder.create("vm.cow", SIZE, None), folder.path("sock"));
+    logging(&image, &socket, full()).stop("-TERM");
+    check(&image);
+}
+
+#[test]
+fn a_log_is_plain_text() {
+    let folder = Folder::new();
+    let (image, socket) = (folder.create("vm.cow", SIZE, None), folder.path("sock"));
+    let log = folder.path("log");
+    logging(&image, &socket, File::create(&log).unwrap()).stop("-TERM");
+    let log = fs::read_to_string(log).unwrap();
+    assert!(!log.is_empty());
+    assert!(!log.contains('\x1b'), "{log}");
+}
+
+#[test]
+fn paths_that_are_no_text_are_served() {
+    let folder = Folder::new();
+    let path = |name| folder.path("").join(OsStr::from_bytes(name));
+    let (image, socket) = (path(b"v\xffm.cow"), path(b"s\xfeck"));
+    succeeds(cowback(["create", "--size", "1M"]).arg(&image));
+    let server = Server::new(&image, &socket);
+    let said = server.ready["image"].as_str().unwrap();
+    assert!(said.ends_with("v\u{fffd}m.cow"), "{said}");
+    // The address has it as it is.
+    assert!(server.uri().ends_with("s%FEck"), "{}", server.uri());
+    server.stop("-TERM");
+    check(&image);
+}
+
+/// Every write to it finds no space.
+fn full() -> File {
+    File::options().write(true).open("/dev/full").unwrap()
 }

@@ -52,13 +52,17 @@ impl Server {
     }
 
     pub(crate) fn with(image: &Path, socket: &Path, args: &[&str]) -> Self {
-        let mut child = cowback(["export", "--json", "--socket"])
-            .arg(socket)
-            .arg(image)
-            .args(args)
-            .stdout(Stdio::piped())
-            .spawn()
-            .unwrap();
+        Self::start(Self::command(image, socket).args(args))
+    }
+
+    pub(crate) fn command(image: &Path, socket: &Path) -> Command {
+        let mut command = cowback(["export", "--json", "--socket"]);
+        command.arg(socket).arg(image);
+        command
+    }
+
+    pub(crate) fn start(command: &mut Command) -> Self {
+        let mut child = command.stdout(Stdio::piped()).spawn().unwrap();
         let mut line = String::new();
         let mut stdout = BufReader::new(child.stdout.take().unwrap());
         stdout.read_line(&mut line).unwrap();

@@ -1,0 +1,6 @@
+//! What the command prints, where that cannot be written or shown, and where the command fails.
+
+mod errors;
+mod failures;
+mod folder;
+mod names;
