@@ -12,7 +12,9 @@ pub(crate) fn start(filter: &str) -> Result<(), ParseError> {
     let builder = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr)
-        .with_target(false);
+        .with_target(false)
+        // It would panic, and the daemon die, where the log cannot be written.
+        .log_internal_errors(false);
     // journald writes down the time of each line itself, and shows colours as noise.
     if std::env::var_os("JOURNAL_STREAM").is_some() {
         builder.with_ansi(false).without_time().init();
