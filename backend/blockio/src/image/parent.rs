@@ -105,9 +105,16 @@ pub(super) fn describe_time(time: Modified) -> String {
 /// at the content of either: only for who knows that the content is the same.
 ///
 /// # Errors
-/// If the image cannot be opened for writing, or its header cannot be written.
+/// If the image could not be opened with that parent, or cannot be opened for writing, or its header cannot be written.
 pub fn record_parent(path: &Path, parent: Parent) -> Result<(), ImageError> {
     let overlay = Overlay::open(path, ImageAccess::Writable)?;
+    // As it will be opened: the parent's chain must not be too long then, nor hold the image itself.
+    let header = Header {
+        parent: Some(parent.clone()),
+        commit_under_way: false,
+        ..overlay.header
+    };
+    super::chain::open_parents_of(&overlay.file, &header)?;
     replace_parent(&overlay.file, Some(parent))
 }
 

@@ -317,14 +317,46 @@ fn a_chain_opens_and_a_parent_opened_for_writing_breaks_it() {
 }
 
 #[test]
-fn an_image_cannot_be_its_own_base() {
+fn an_image_that_names_itself_as_its_base_does_not_open() {
     let fixture = Fixture::new();
-    let parent = identify_parent(&fixture.path("vm.cow"), ParentFormat::Dscow).unwrap();
-    record_parent(&fixture.path("vm.cow"), parent).unwrap();
+    let path = fixture.path("vm.cow");
+    let parent = identify_parent(&path, ParentFormat::Dscow).unwrap();
+    let image = Image::open(&path, ImageAccess::ReadOnly).unwrap();
+    let header = dscow::header::Header {
+        parent: Some(parent),
+        ..image.header().clone()
+    };
+    drop(image);
+    for slot in [0, 4096] {
+        fixture.patch("vm.cow", slot, &header.encode()[..]);
+    }
     for access in [ImageAccess::ReadOnly, ImageAccess::Writable] {
-        let error = Image::open(&fixture.path("vm.cow"), access);
+        let error = Image::open(&path, access);
         let message = error.err().expect("it must not open").to_string();
         assert!(message.ends_with("vm.cow: is its own base"), "{message}");
+    }
+}
+
+#[test]
+fn an_image_is_not_recorded_as_its_own_base() {
+    let fixture = Fixture::new();
+    fixture.create("middle.cow", "vm.cow").unwrap();
+    fixture.create("upper.cow", "middle.cow").unwrap();
+    let path = fixture.path("vm.cow");
+    let before = fs::read(&path).unwrap();
+    for (base, format) in [
+        ("vm.cow", ParentFormat::Dscow),
+        ("vm.cow", ParentFormat::Raw),
+        ("middle.cow", ParentFormat::Dscow),
+        ("upper.cow", ParentFormat::Dscow),
+    ] {
+        let parent = identify_parent(&fixture.path(base), format).unwrap();
+        let error = record_parent(&path, parent).unwrap_err().to_string();
+        assert!(
+            error.ends_with("vm.cow: is its own base"),
+            "{base}: {error}"
+        );
+        assert!(fs::read(&path).unwrap() == before, "{base}");
     }
 }
 
