@@ -1,5 +1,6 @@
 //! What an overlay records of its parent.
 
+use std::io;
 use std::path::Path;
 
 use dscow::fingerprint::{Fingerprinter, samples};
@@ -15,6 +16,9 @@ use crate::lock;
 
 /// Looks at the file at `path` and describes it as a parent, after checking that it can be one. It is
 /// recorded with an absolute path, so that it is found from wherever the overlay is opened.
+///
+/// The file is made durable: its last writer may have left it in the host's cache. After a loss of power it would hold
+/// something else, and what is recorded of it (a generation, or samples and a time) need not tell.
 ///
 /// # Errors
 /// Names the file and why it cannot be a base.
@@ -48,13 +52,24 @@ pub(crate) fn is_dscow(file: &BlockFile, format: ParentFormat) -> Result<bool, I
 
 fn identify_dscow(path: &Path) -> Result<Parent, ImageError> {
     let overlay = Overlay::open(path, ImageAccess::ReadOnly)?;
+    make_durable(&overlay.file)?;
     super::chain::open_parents(&overlay)?;
     describe(&overlay.file, path, Some(&overlay.header))
 }
 
 fn identify_raw(path: &Path, file: &BlockFile) -> Result<Parent, ImageError> {
     lock::patiently(lock::PATIENCE, file, lock::lock_raw_base)?;
+    make_durable(file)?;
     describe(file, path, None)
+}
+
+/// Syncs a file that may be open for reading only, with its time of modification.
+fn make_durable(file: &BlockFile) -> Result<(), ImageError> {
+    match file.sync_all() {
+        // A file system that nobody can write to (squashfs) has nothing to sync.
+        Err(cause) if cause.kind() == io::ErrorKind::InvalidInput => Ok(()),
+        result => result.map_err(ImageError::io(file.path(), "sync it")),
+    }
 }
 
 /// The size of a raw disk, which must be in whole sectors.
@@ -155,4 +170,20 @@ pub(crate) fn replace_parent(file: &BlockFile, parent: Option<Parent>) -> Result
     };
     write_pair(file, &header, slot)?;
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// As files of file systems are that nobody can write to.
+    #[test]
+    fn a_file_that_cannot_be_synced_needs_no_sync() {
+        let file = BlockFile::open("/proc/version", Access::ReadOnly, Caching::Buffered).unwrap();
+        assert_eq!(
+            file.sync_all().unwrap_err().kind(),
+            io::ErrorKind::InvalidInput
+        );
+        make_durable(&file).unwrap();
+    }
 }
