@@ -406,7 +406,6 @@ fn write(file: FileSlot, offset: u64, buffer: Buffer) -> Op {
         file,
         offset,
         buffer,
-        dsync: false,
     }
 }
 

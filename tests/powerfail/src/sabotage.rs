@@ -109,14 +109,12 @@ impl Saboteur {
             }
             self.new_blocks = false;
         }
-        let dsync = false;
         self.inner.submit(
             key,
             Op::Write {
                 file,
                 offset,
                 buffer,
-                dsync,
             },
         );
     }
@@ -174,14 +172,12 @@ impl Saboteur {
         }
         let Held { offset, buffer } = self.held.remove(0);
         self.make_up = Some((sync, MakeUp::Write));
-        let dsync = false;
         self.inner.submit(
             OWN_KEY,
             Op::Write {
                 file,
                 offset,
                 buffer,
-                dsync,
             },
         );
     }

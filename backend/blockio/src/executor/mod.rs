@@ -56,8 +56,6 @@ pub enum Op {
         offset: u64,
         /// The memory to write. It may change while it is written (a guest shares it); then either value lands.
         buffer: Buffer,
-        /// Whether the data must be durable before the operation is done (`RWF_DSYNC`).
-        dsync: bool,
     },
     /// Makes everything durable that was written by operations that were done before this one was submitted
     /// (`fdatasync`). It says nothing about writes that were still in flight then.

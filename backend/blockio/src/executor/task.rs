@@ -34,7 +34,7 @@ pub(super) struct Task {
 
 enum Kind {
     Read(Buffer),
-    Write { buffer: Buffer, dsync: bool },
+    Write(Buffer),
     Sync,
     Zero,
     Reserve,
@@ -46,7 +46,7 @@ pub(super) enum Step {
     /// Read into the segments.
     Read { offset: u64 },
     /// Write the segments.
-    Write { offset: u64, dsync: bool },
+    Write { offset: u64 },
     /// `fdatasync`.
     Sync,
     /// `fallocate`.
@@ -92,14 +92,9 @@ impl Task {
                 let len = buffer.len() as u64;
                 (Kind::Read(buffer), offset, len)
             }
-            Op::Write {
-                offset,
-                buffer,
-                dsync,
-                ..
-            } => {
+            Op::Write { offset, buffer, .. } => {
                 let len = buffer.len() as u64;
-                (Kind::Write { buffer, dsync }, offset, len)
+                (Kind::Write(buffer), offset, len)
             }
             Op::Sync { .. } => (Kind::Sync, 0, 0),
             Op::ZeroRange { offset, len, .. } => (Kind::Zero, offset, len),
@@ -145,12 +140,9 @@ impl Task {
                 push_rest(segments, buffer, self.done);
                 Step::Read { offset }
             }
-            Kind::Write { buffer, dsync } => {
+            Kind::Write(buffer) => {
                 push_rest(segments, buffer, self.done);
-                Step::Write {
-                    offset,
-                    dsync: *dsync,
-                }
+                Step::Write { offset }
             }
             Kind::Sync => Step::Sync,
             Kind::Reserve => Step::Fallocate {
@@ -165,10 +157,7 @@ impl Task {
                     Some(mode) => Step::Fallocate { mode, offset, len },
                     None => {
                         push_zeros(segments, len.min(ZEROS_PER_STEP));
-                        Step::Write {
-                            offset,
-                            dsync: false,
-                        }
+                        Step::Write { offset }
                     }
                 }
             }
@@ -204,7 +193,7 @@ impl Task {
                 Outcome::Done(Err(self.error(file, libc::EIO)))
             }
             // A write of nothing that is not an error would be tried for ever.
-            Kind::Write { .. } | Kind::Zero if count == 0 => {
+            Kind::Write(_) | Kind::Zero if count == 0 => {
                 Outcome::Done(Err(self.error(file, libc::EIO)))
             }
             _ => Outcome::Continue,
@@ -234,7 +223,7 @@ impl Task {
     fn action(&self) -> Action {
         match self.kind {
             Kind::Read(_) => Action::Read,
-            Kind::Write { .. } => Action::Write,
+            Kind::Write(_) => Action::Write,
             Kind::Sync => Action::Sync,
             Kind::Zero => Action::Zero,
             Kind::Reserve => Action::Reserve,

@@ -56,7 +56,6 @@ for_both! {
     a_zeroed_range_reads_as_zeros_and_gives_its_storage_back
     zeros_are_written_where_nothing_else_works
     reserved_storage_changes_neither_contents_nor_size
-    synced_writes_succeed
     errors_name_the_file_and_the_cause
     operations_on_files_that_are_not_registered_fail
     a_file_may_leave_while_it_is_in_use
@@ -135,7 +134,6 @@ fn write(file: FileSlot, offset: u64, buffer: Buffer) -> Op {
         file,
         offset,
         buffer,
-        dsync: false,
     }
 }
 
@@ -321,30 +319,6 @@ fn zeros_are_written_where_nothing_else_works(make: Make) {
     });
 }
 
-fn synced_writes_succeed(make: Make) {
-    on_each_file_system(make, |bench| {
-        let path = bench.create("image", b"");
-        let file = bench.open(&path, Caching::Buffered);
-        let durable = Op::Write {
-            file,
-            offset: 0,
-            buffer: buffer_of(b"durable"),
-            dsync: true,
-        };
-        assert_eq!(bench.run_one(durable), Ok(()));
-        let parts = Buffer::from_memory(Scattered::new(&[3, 4], 1, b"durable"));
-        let scattered = Op::Write {
-            file,
-            offset: 7,
-            buffer: parts,
-            dsync: true,
-        };
-        assert_eq!(bench.run_one(scattered), Ok(()));
-        assert_eq!(bench.run_one(Op::Sync { file }), Ok(()));
-        assert_eq!(fs::read(&path).unwrap(), b"durabledurable");
-    });
-}
-
 fn errors_name_the_file_and_the_cause(make: Make) {
     on_each_file_system(make, |bench| {
         let path = bench.create("base", &[0; 512]);
@@ -502,7 +476,7 @@ fn files_and_locks_are_free_after_the_drop(make: Make) {
 
 #[derive(Clone, Debug)]
 enum Deed {
-    Write { byte: u8, dsync: bool },
+    Write(u8),
     Zero,
     Read,
 }
@@ -512,7 +486,7 @@ fn random_operations_do_what_a_model_does(make: Make) {
     const BLOCK: usize = 100;
     const BLOCKS: usize = 12;
     let deed = prop_oneof![
-        (any::<u8>(), any::<bool>()).prop_map(|(byte, dsync)| Deed::Write { byte, dsync }),
+        any::<u8>().prop_map(Deed::Write),
         Just(Deed::Zero),
         Just(Deed::Read),
     ];
@@ -542,13 +516,12 @@ fn random_operations_do_what_a_model_does(make: Make) {
                     let (start, offset) = (block * BLOCK, (block * BLOCK) as u64);
                     let part = &mut model[start..start + BLOCK];
                     ops.push(match deed {
-                        Deed::Write { byte, dsync } => {
+                        Deed::Write(byte) => {
                             part.fill(byte);
                             Op::Write {
                                 file,
                                 offset,
                                 buffer: buffer_of(part),
-                                dsync,
                             }
                         }
                         Deed::Zero => {
@@ -568,6 +541,7 @@ fn random_operations_do_what_a_model_does(make: Make) {
                         }
                     });
                 }
+                ops.push(Op::Sync { file });
                 prop_assert!(bench.run(ops).iter().all(Result::is_ok));
                 for (buffer, bytes) in expected {
                     prop_assert_eq!(buffer.to_vec(), bytes);

@@ -388,27 +388,9 @@ pub(super) fn execute(descriptor: RawFd, step: Step, segments: &[iovec]) -> i32 
             // SAFETY: the list has `count` segments of memory that the executor keeps alive until it has the result.
             unsafe { libc::preadv(descriptor, list, count, file_offset(offset)) }
         }
-        Step::Write {
-            offset,
-            dsync: false,
-        } => {
+        Step::Write { offset } => {
             // SAFETY: as for the read; the kernel only reads this memory.
             unsafe { libc::pwritev(descriptor, list, count, file_offset(offset)) }
-        }
-        Step::Write {
-            offset,
-            dsync: true,
-        } => {
-            // SAFETY: as for the read; the kernel only reads this memory.
-            unsafe {
-                libc::pwritev2(
-                    descriptor,
-                    list,
-                    count,
-                    file_offset(offset),
-                    libc::RWF_DSYNC,
-                )
-            }
         }
         Step::Sync => {
             // SAFETY: no memory is passed, and the descriptor is kept open by the executor.

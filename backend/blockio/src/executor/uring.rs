@@ -448,13 +448,10 @@ fn entry_for(step: Step, descriptor: Descriptor, segments: &[iovec]) -> squeue::
             Some((address, len)) => opcode::Read::new(fd, address, len).offset(offset).build(),
             None => opcode::Readv::new(fd, segments.as_ptr(), count).offset(offset).build(),
         },
-        Step::Write { offset, dsync } => {
-            let flags = if dsync { libc::RWF_DSYNC } else { 0 };
-            match single(segments) {
-                Some((address, len)) => opcode::Write::new(fd, address, len).offset(offset).rw_flags(flags).build(),
-                None => opcode::Writev::new(fd, segments.as_ptr(), count).offset(offset).rw_flags(flags).build(),
-            }
-        }
+        Step::Write { offset } => match single(segments) {
+            Some((address, len)) => opcode::Write::new(fd, address, len).offset(offset).build(),
+            None => opcode::Writev::new(fd, segments.as_ptr(), count).offset(offset).build(),
+        },
         Step::Sync => opcode::Fsync::new(fd).flags(FsyncFlags::DATASYNC).build(),
         Step::Fallocate { mode, offset, len } => opcode::Fallocate::new(fd, len).offset(offset).mode(mode).build(),
     })

@@ -187,20 +187,6 @@ impl BlockFile {
         }
         Ok(())
     }
-
-    /// Reserves storage for a range of a regular file without changing its size or contents.
-    ///
-    /// # Errors
-    ///
-    /// `Unsupported` if the file system cannot; `StorageFull` if there is not enough room.
-    pub fn allocate(&self, offset: u64, len: u64) -> io::Result<()> {
-        if len == 0 {
-            return Ok(());
-        }
-        Ok(retrying(|| {
-            rustix::fs::fallocate(&self.file, FallocateFlags::KEEP_SIZE, offset, len)
-        })?)
-    }
 }
 
 fn retrying(mut call: impl FnMut() -> rustix::io::Result<()>) -> rustix::io::Result<()> {

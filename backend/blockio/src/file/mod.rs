@@ -135,8 +135,6 @@ pub struct BlockFile {
     claim: Option<File>,
     /// `Some` if it is open for direct I/O.
     dio_alignment: Option<DioAlignment>,
-    /// Logical and physical block size in bytes; for regular files none are known.
-    device_block_sizes: Option<(u32, u32)>,
     identity: FileIdentity,
     /// How many of the methods for zeroing ranges have turned out not to be supported.
     zero_methods_given_up: AtomicU8,
@@ -174,10 +172,6 @@ impl BlockFile {
             .ok_or_else(|| OpenError::of_type(path, metadata.file_type()))?;
         let kind = identity.kind();
         set_status_flags(&file, OFlags::NONBLOCK, false).map_err(|errno| failed(errno.into()))?;
-        let device_block_sizes = match kind {
-            FileKind::Regular => None,
-            FileKind::BlockDevice => Some(device_block_sizes(&file).map_err(failed)?),
-        };
         if kind == FileKind::BlockDevice
             && access == Access::ReadWrite
             && device_is_read_only(&file).map_err(failed)?
@@ -190,7 +184,6 @@ impl BlockFile {
             access,
             claim: None,
             dio_alignment: None,
-            device_block_sizes,
             identity,
             zero_methods_given_up: AtomicU8::new(0),
         };
@@ -228,16 +221,6 @@ impl BlockFile {
     /// What operations must be aligned to; `None` if they need not be, since the file is buffered.
     pub fn dio_alignment(&self) -> Option<DioAlignment> {
         self.dio_alignment
-    }
-
-    /// The smallest unit in bytes that a block device can address; `None` for regular files.
-    pub fn logical_block_size(&self) -> Option<u32> {
-        self.device_block_sizes.map(|(logical, _)| logical)
-    }
-
-    /// The unit in bytes that a block device writes without a read-modify-write; `None` for regular files.
-    pub fn physical_block_size(&self) -> Option<u32> {
-        self.device_block_sizes.map(|(_, physical)| physical)
     }
 
     /// The size in bytes at this moment.
@@ -293,12 +276,6 @@ fn set_status_flags(file: &File, flags: OFlags, set: bool) -> rustix::io::Result
     let mut status = rustix::fs::fcntl_getfl(file)?;
     status.set(flags, set);
     rustix::fs::fcntl_setfl(file, status)
-}
-
-fn device_block_sizes(file: &File) -> io::Result<(u32, u32)> {
-    let logical = rustix::fs::ioctl_blksszget(file)?;
-    let physical = rustix::fs::ioctl_blkpbszget(file)?;
-    Ok((logical, physical.max(logical)))
 }
 
 /// Whether a block device is set read-only. Some drivers let it be opened for writing all the same.

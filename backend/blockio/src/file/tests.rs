@@ -47,10 +47,6 @@ fn an_open_file_tells_what_it_is() {
         );
         assert_eq!(file.size().unwrap(), 12345);
         assert_eq!((file.direct(), file.dio_alignment()), (false, None));
-        assert_eq!(
-            (file.logical_block_size(), file.physical_block_size()),
-            (None, None)
-        );
         let identity = FileIdentity::Regular {
             device: metadata.dev(),
             inode: metadata.ino(),
@@ -332,21 +328,6 @@ fn a_zeroed_range_is_zero_by_whatever_method() {
     });
 }
 
-#[test]
-fn storage_can_be_reserved_without_a_change_of_size() {
-    on_each_file_system(|directory| {
-        let path = directory.join("image");
-        fs::write(&path, b"size").unwrap();
-        let file = open(&path, Caching::Buffered);
-        file.allocate(0, 1 << 20).unwrap();
-        file.allocate(5, 0).unwrap();
-        assert_eq!(file.size().unwrap(), 4);
-        assert_eq!(file.allocated_bytes().unwrap(), 1 << 20);
-        file.sync_data().unwrap();
-        assert_eq!(fs::read(&path).unwrap(), b"size");
-    });
-}
-
 fn names_in(directory: &Path) -> Vec<String> {
     let entries = fs::read_dir(directory).unwrap();
     let mut names: Vec<_> = entries
@@ -462,10 +443,6 @@ fn a_block_device_tells_its_sizes_and_can_be_zeroed() {
     assert!(matches!(file.identity(), FileIdentity::BlockDevice { .. }));
     assert_eq!(file.size().unwrap(), 1 << 20);
     assert_eq!(file.allocated_bytes().unwrap(), 1 << 20);
-    assert_eq!(
-        (file.logical_block_size(), file.physical_block_size()),
-        (Some(4096), Some(4096))
-    );
     assert_eq!(
         file.dio_alignment().map(|alignment| alignment.offset),
         Some(4096)

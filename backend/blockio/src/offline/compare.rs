@@ -16,8 +16,8 @@ pub(super) struct Pair {
     pub(super) second: DiskExtent,
 }
 
-/// The pairs from `at` on, without gaps, at most `count` of them, up to `end`, which is not past the end of the first
-/// disk. Bounded, because the disks change under a map only between two calls.
+/// The pairs of `range`, from its start and without gaps, at most `count` of them. Past the end of a disk there are
+/// zeros. Bounded, because the disks change under a map only between two calls.
 pub(super) fn pairs(
     session: &Session,
     first: Member,

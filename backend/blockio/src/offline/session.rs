@@ -178,7 +178,6 @@ impl Session {
                         file,
                         offset: start.0,
                         buffer,
-                        dsync: false,
                     },
                     Request::WriteZeroes(DiskRange { start, len }) => Op::ZeroRange {
                         file,

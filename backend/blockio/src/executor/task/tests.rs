@@ -62,7 +62,6 @@ impl Fixture {
             file: self.slot,
             offset,
             buffer: buffer.clone(),
-            dsync: true,
         };
         Task::new(1, 0, op)
     }
@@ -119,21 +118,9 @@ fn a_short_read_goes_on_where_it_stopped_and_fails_at_the_end_of_the_file() {
 fn a_short_write_goes_on_where_it_stopped() {
     let mut fixture = Fixture::new();
     let mut task = fixture.write(&scattered(), 7);
-    assert_eq!(
-        fixture.step(&mut task),
-        Step::Write {
-            offset: 7,
-            dsync: true
-        }
-    );
+    assert_eq!(fixture.step(&mut task), Step::Write { offset: 7 });
     assert_eq!(task.advance(&fixture.file, 8), Outcome::Continue);
-    assert_eq!(
-        fixture.step(&mut task),
-        Step::Write {
-            offset: 15,
-            dsync: true
-        }
-    );
+    assert_eq!(fixture.step(&mut task), Step::Write { offset: 15 });
     assert_eq!(fixture.lengths(), [2]);
     assert_eq!(task.advance(&fixture.file, 2), DONE);
 }
@@ -203,13 +190,7 @@ fn one_step_has_at_most_1024_segments() {
     assert_eq!(fixture.segments.len(), 1024);
     assert_eq!(SEGMENTS_MAX, 1024);
     assert_eq!(task.advance(&fixture.file, 1024), Outcome::Continue);
-    assert_eq!(
-        fixture.step(&mut task),
-        Step::Write {
-            offset: 1024,
-            dsync: true
-        }
-    );
+    assert_eq!(fixture.step(&mut task), Step::Write { offset: 1024 });
     assert_eq!(fixture.segments.len(), 476);
 }
 
@@ -245,20 +226,13 @@ fn zeroing_falls_back_step_by_step_and_the_file_remembers() {
         task.advance(&fixture.file, -libc::EOPNOTSUPP),
         Outcome::Continue
     );
-    assert_eq!(
-        fixture.step(&mut task),
-        Step::Write {
-            offset: 4096,
-            dsync: false
-        }
-    );
+    assert_eq!(fixture.step(&mut task), Step::Write { offset: 4096 });
     assert_eq!(fixture.lengths(), [65536; 64]);
     assert_eq!(task.advance(&fixture.file, 4 << 20), Outcome::Continue);
     assert_eq!(
         fixture.step(&mut task),
         Step::Write {
             offset: 4096 + (4 << 20),
-            dsync: false
         }
     );
     assert_eq!(task.advance(&fixture.file, 4 << 20), Outcome::Continue);
@@ -267,13 +241,7 @@ fn zeroing_falls_back_step_by_step_and_the_file_remembers() {
     assert_eq!(task.advance(&fixture.file, 2 << 20), DONE);
 
     let mut next = fixture.zero(0, 100);
-    assert_eq!(
-        fixture.step(&mut next),
-        Step::Write {
-            offset: 0,
-            dsync: false
-        }
-    );
+    assert_eq!(fixture.step(&mut next), Step::Write { offset: 0 });
     assert_eq!(fixture.lengths(), [100]);
 }
 
