@@ -7,6 +7,9 @@
 //! all of it. [`sabotage`] breaks a rule of order, to show that it would be noticed.
 //!
 //! The same works without device mapper, for an image in a file: [`recorder`] writes a log of the same format.
+//!
+//! Commands on images that nobody has open ([`offline`]) change several files, by calls of their own. Of them `strace` keeps
+//! the log: see `tests/offline`.
 
 pub mod campaign;
 pub mod content;
@@ -14,6 +17,7 @@ pub mod error;
 pub mod journal;
 pub mod log;
 pub mod mark;
+pub mod offline;
 pub mod oracle;
 pub mod place;
 pub mod plan;

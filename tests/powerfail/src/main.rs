@@ -12,6 +12,7 @@ use powerfail::error::Error;
 use powerfail::journal;
 use powerfail::log::{Effect, Entry};
 use powerfail::mark::{KernelMarks, Marks};
+use powerfail::offline::Offline;
 use powerfail::oracle::Oracle;
 use powerfail::place::Place;
 use powerfail::replay::Log;
@@ -38,6 +39,9 @@ enum Command {
         /// The device or file with the log.
         log: PathBuf,
     },
+    /// Do something to an image that nobody has open.
+    #[command(subcommand)]
+    Offline(Offline),
 }
 
 #[derive(Args)]
@@ -110,6 +114,7 @@ fn run(command: Command) -> Result<ExitCode, Error> {
         Command::Prepare(setting) => workload::prepare(&setting)?,
         Command::Work(work) => run_workload(&work)?,
         Command::Check(check) => return run_check(&check),
+        Command::Offline(command) => command.run()?,
         Command::Log { log } => {
             for (index, entry) in Log::open(&log)?.entries.iter().enumerate() {
                 print_entry(index, entry);
