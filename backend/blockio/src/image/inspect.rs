@@ -51,7 +51,7 @@ pub enum Content {
 pub fn inspect(path: &Path) -> Result<Inspection, ImageError> {
     let (file, header) = peek(path)?;
     check_length(&file, &header.layout)?;
-    let bitmap = read_bitmap(&file, &header.layout)?;
+    let (bitmap, _) = read_bitmap(&file, &header.layout)?;
     let storage_bytes = file
         .allocated_bytes()
         .map_err(ImageError::io(path, "find out its storage"))?;

@@ -5,7 +5,7 @@ use std::ops::ControlFlow;
 use std::path::Path;
 use std::sync::Arc;
 
-use dscow::bitmap::Bitmap;
+use dscow::bitmap::{Bitmap, RunningChecksum};
 use dscow::engine::{Engine, Mode, OnNoSpace, Options};
 use dscow::header::{Header, Slot, State};
 use dscow::layout::Layout;
@@ -269,17 +269,17 @@ pub(super) fn check_length(file: &BlockFile, layout: &Layout) -> Result<(), Imag
 }
 
 fn load_bitmap(file: &BlockFile, header: &Header) -> Result<Bitmap, ImageError> {
-    let bitmap = read_bitmap(file, &header.layout)?;
-    verify_bitmap(file.path(), header, &bitmap)?;
+    let (bitmap, crc) = read_bitmap(file, &header.layout)?;
+    verify_bitmap(file.path(), header, &bitmap, crc)?;
     Ok(bitmap)
 }
 
-/// Reads the bitmap without touching what is not there: holes in a file, zeros on a device.
-pub(super) fn read_bitmap(file: &BlockFile, layout: &Layout) -> Result<Bitmap, ImageError> {
+/// Reads the bitmap without touching what is not there: holes in a file, zeros on a device. Gives its checksum too.
+pub(super) fn read_bitmap(file: &BlockFile, layout: &Layout) -> Result<(Bitmap, u32), ImageError> {
     let mut bitmap = empty_bitmap(file, layout)?;
-    fill_bitmap(file, layout, &mut bitmap)
+    let crc = fill_bitmap(file, layout, &mut bitmap)
         .map_err(ImageError::io(file.path(), "read its bitmap"))?;
-    Ok(bitmap)
+    Ok((bitmap, crc))
 }
 
 /// A bitmap without bits, for the image in `file`.
@@ -290,7 +290,7 @@ fn empty_bitmap(file: &BlockFile, layout: &Layout) -> Result<Bitmap, ImageError>
     })
 }
 
-fn fill_bitmap(file: &BlockFile, layout: &Layout, bitmap: &mut Bitmap) -> io::Result<()> {
+fn fill_bitmap(file: &BlockFile, layout: &Layout, bitmap: &mut Bitmap) -> io::Result<u32> {
     let start = layout.bitmap_offset().0;
     let range = start..start + layout.bitmap_used_len();
     let extents = file
@@ -300,13 +300,22 @@ fn fill_bitmap(file: &BlockFile, layout: &Layout, bitmap: &mut Bitmap) -> io::Re
     if file.kind() != FileKind::BlockDevice {
         prefer_large_pages(bitmap, start, &extents);
     }
+    // Taken from each page while it is in the processor's cache.
+    let mut checksum = RunningChecksum::default();
     file.visit_data_in(extents.into_iter().map(Ok), |at, page| {
+        checksum.take(at - start, page);
         bitmap.load(at - start, page);
         ControlFlow::Continue(())
-    })
+    })?;
+    Ok(checksum.finish(layout))
 }
 
-fn verify_bitmap(path: &Path, header: &Header, bitmap: &Bitmap) -> Result<(), ImageError> {
+fn verify_bitmap(
+    path: &Path,
+    header: &Header,
+    bitmap: &Bitmap,
+    found: u32,
+) -> Result<(), ImageError> {
     if let Some(block) = bitmap.bit_past_end() {
         return Err(ImageError::BitmapPastEnd {
             path: path.to_owned(),
@@ -318,7 +327,6 @@ fn verify_bitmap(path: &Path, header: &Header, bitmap: &Bitmap) -> Result<(), Im
         bitmap_crc: expected,
     } = header.state
     {
-        let found = bitmap.crc();
         if found != expected {
             return Err(ImageError::BitmapChecksum {
                 path: path.to_owned(),

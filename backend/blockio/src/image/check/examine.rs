@@ -49,8 +49,7 @@ pub(super) fn examine(file: &BlockFile) -> Result<Examination<'_>, ImageError> {
     let slots = Slots::read(file)?;
     let (header, slot) = slots.current(file)?;
     let layout = header.layout;
-    let mut bitmap = read_bitmap(file, &layout)?;
-    let found = bitmap.crc();
+    let (mut bitmap, found) = read_bitmap(file, &layout)?;
     let bit_past_end = bitmap.bit_past_end();
     if bit_past_end.is_some() {
         forget_bits_past_end(&mut bitmap);
