@@ -326,14 +326,13 @@ fn verify_bitmap(
     if let State::Clean {
         bitmap_crc: expected,
     } = header.state
+        && found != expected
     {
-        if found != expected {
-            return Err(ImageError::BitmapChecksum {
-                path: path.to_owned(),
-                found,
-                expected,
-            });
-        }
+        return Err(ImageError::BitmapChecksum {
+            path: path.to_owned(),
+            found,
+            expected,
+        });
     }
     Ok(())
 }
