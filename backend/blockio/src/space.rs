@@ -266,11 +266,14 @@ impl<H> Space<H> {
         self.prepared.take_all(disk_end)
     }
 
-    /// Storage is about to be given back in `range`. Tells whether it may be: it may not while a fill is under way there.
+    /// Storage is about to be given back in `range`. Tells whether it may be: it may not while a fill is under way there. Then
+    /// it stays a loan, for the next time.
     pub(crate) fn begin_give_back(&mut self, range: DiskRange) -> bool {
         let may = !self.is_busy(range);
         if may {
             self.begin(range);
+        } else {
+            self.prepared.insert(range.start.0, range.end());
         }
         may
     }

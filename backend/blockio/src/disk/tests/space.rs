@@ -424,3 +424,46 @@ proptest! {
         run(&case);
     }
 }
+
+/// There is no room any more while a write that was made larger is under way: what was taken around it is given back
+/// later.
+#[test]
+fn a_loan_that_cannot_be_given_back_yet_is_not_forgotten() {
+    let w = |block| Deed::Write { block, count: 1 };
+    let case = Case {
+        method: Method::Fill,
+        deeds: vec![
+            w(19),
+            w(20),
+            Deed::Flush,
+            Deed::Progress { operations: 2 },
+            Deed::Discard {
+                block: 24,
+                count: 3,
+            },
+            w(1),
+            w(12),
+            Deed::Progress { operations: 4 },
+            w(12),
+            w(14),
+            Deed::Progress { operations: 2 },
+            w(28),
+            Deed::WriteHalf { block: 12 },
+            Deed::Flush,
+            w(59),
+            w(16),
+            Deed::FillUp,
+            w(8),
+            w(5),
+            w(13),
+            w(32),
+        ],
+        numbers: vec![
+            0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 60946, 47582, 10122,
+        ],
+        dies: false,
+    };
+    for _ in 0..20 {
+        run(&case);
+    }
+}
