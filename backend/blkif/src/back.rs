@@ -57,6 +57,20 @@ impl<M: SharedMemory> BackRing<M> {
         })
     }
 
+    /// Goes on at `req_cons`, up to where an earlier process has taken the requests, from a ring that was just
+    /// [attached to](Self::attach). Those that have no response are [`in_flight`](Self::in_flight).
+    ///
+    /// # Errors
+    /// If `req_cons` does not fit the shared page's indices, which the frontend can have changed.
+    pub fn resume_at(&mut self, req_cons: u32) -> Result<(), RingError> {
+        let rsp_prod = self.indices.rsp_prod();
+        let indices = BackIndices::resume(self.shared.slots(), rsp_prod, req_cons)?;
+        indices.pending(self.shared.req_prod())?;
+        self.indices = indices;
+        self.seen_prod = req_cons;
+        Ok(())
+    }
+
     /// Requests that are on the ring and can be taken.
     ///
     /// # Errors

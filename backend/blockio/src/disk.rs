@@ -13,7 +13,7 @@ use std::sync::Arc;
 use dscow::engine::{Action, BounceId, Engine, Errno, Memory, OpId, Request, Token};
 use dscow::layout::Layout;
 use dscow::parents::LayerIndex;
-use dscow::units::{DiskRange, FileOffset};
+use dscow::units::{BlockIndex, DiskRange, FileOffset};
 use rustc_hash::{FxHashMap, FxHashSet};
 
 use self::changes::{Change, Changes};
@@ -63,6 +63,8 @@ pub struct Disk {
     buffers: FxHashMap<Token, Buffer>,
     bounces: FxHashMap<BounceId, Buffer>,
     finished: Vec<Finished>,
+    /// Told of blocks that were allocated, before the requests that allocated them finish.
+    keeper: Option<Keeper>,
     /// The kinds of errors that were logged already: a guest can cause any number of some of them.
     logged_errnos: FxHashSet<i32>,
     options: DiskOptions,
@@ -70,6 +72,9 @@ pub struct Disk {
     unaligned_reads: FxHashMap<OpId, (Buffer, Buffer)>,
     changes: Changes,
 }
+
+/// Keeps what was allocated, beyond the life of the process. Called with a first block, and the one after the last.
+pub type Keeper = Box<dyn FnMut(BlockIndex, BlockIndex)>;
 
 /// How a disk is driven.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -107,6 +112,7 @@ impl Disk {
             buffers: FxHashMap::default(),
             bounces: FxHashMap::default(),
             finished: Vec::new(),
+            keeper: None,
             logged_errnos: FxHashSet::default(),
         }
     }
@@ -122,6 +128,12 @@ impl Disk {
             self.options.space,
         );
         self.changes = Changes::new(space);
+    }
+
+    /// Has everything that is allocated from now on told to `keeper`, before anybody else is told.
+    pub fn keep_allocations(&mut self, keeper: Keeper) {
+        self.engine.tell_allocations();
+        self.keeper = Some(keeper);
     }
 
     /// The engine, to ask about its state.
@@ -329,6 +341,7 @@ impl Disk {
                 self.engine.complete(op, result);
             }
             Action::Finish { token, result } => {
+                self.tell_keeper();
                 let buffer = self.buffers.remove(&token).unwrap_or_else(Buffer::empty);
                 self.finished.push(Finished {
                     token,
@@ -337,6 +350,14 @@ impl Disk {
                 });
             }
             io => unreachable!("{io:?} is I/O"),
+        }
+    }
+
+    fn tell_keeper(&mut self) {
+        if let Some(keeper) = &mut self.keeper {
+            for (first, end) in self.engine.take_allocations() {
+                keeper(first, end);
+            }
         }
     }
 

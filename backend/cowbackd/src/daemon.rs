@@ -13,7 +13,7 @@ use xenstore_rs::tokio::XsTokio;
 use crate::Options;
 use crate::control;
 use crate::devices::Devices;
-use crate::handover::Handover;
+use crate::inheritance::{Inheritance, InheritanceError};
 use crate::worker::{WorkerHandle, advertised};
 
 /// Most worker threads by default: one can serve many disks, and dom0 has other work.
@@ -39,6 +39,9 @@ pub(crate) enum DaemonError {
     /// Xenstore cannot be reached, or not any more.
     #[error(transparent)]
     Runner(#[from] RunnerError),
+    /// What was left cannot be taken over.
+    #[error(transparent)]
+    Inheritance(#[from] InheritanceError),
     /// The control API ended.
     #[error("the control API failed: {0}")]
     ControlEnded(#[source] io::Error),
@@ -62,7 +65,7 @@ async fn serve(options: &Options) -> Result<(), DaemonError> {
     let mut terminate = signal(SignalKind::terminate()).map_err(failed("wait for signals"))?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(failed("wait for signals"))?;
     let listener = control::listen(&options.runtime_dir)?;
-    let handover = Handover::take(&options.runtime_dir)?;
+    let inheritance = Inheritance::find(&options.runtime_dir)?;
     let Channels {
         runner,
         handle,
@@ -81,7 +84,7 @@ async fn serve(options: &Options) -> Result<(), DaemonError> {
         env!("CARGO_PKG_VERSION"),
         workers.len()
     );
-    let devices = Devices::new(workers, reports, handover);
+    let devices = Devices::new(workers, reports, inheritance);
 
     let mut runner = tokio::spawn(runner.run());
     let mut control = tokio::spawn(control::serve(listener, handle.clone(), devices.clone()));
@@ -109,7 +112,6 @@ async fn serve(options: &Options) -> Result<(), DaemonError> {
     control.abort();
     let _ = control.await;
     devices.stop();
-    Handover::leave(&options.runtime_dir)?;
     tracing::info!("stopped");
     Ok(())
 }

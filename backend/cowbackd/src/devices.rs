@@ -9,8 +9,8 @@ use tokio::sync::oneshot;
 use xenstore_glue::DeviceId;
 use xenstore_glue::runner::{BackendConfig, DeviceMode, Order, Report};
 
-use crate::handover::Handover;
 use crate::images;
+use crate::inheritance::Inheritance;
 use crate::target::Target;
 use crate::worker::{ToWorker, VbdStatistics, WorkerHandle};
 
@@ -24,7 +24,7 @@ struct Inner {
     workers: Vec<WorkerHandle>,
     devices: Mutex<HashMap<DeviceId, Device>>,
     reports: UnboundedSender<Report>,
-    handover: Handover,
+    inheritance: Inheritance,
 }
 
 /// A device whose image was asked for.
@@ -37,8 +37,9 @@ pub(crate) struct Device {
     /// Its name in the guest.
     pub(crate) vdev: String,
     pub(crate) read_only: bool,
-    /// Its image was closed in order by its last user; known when it is open.
-    image_was_closed: bool,
+    /// The daemon before this one was connected to its frontend, and left what it takes to go on; known when its image is
+    /// open.
+    can_be_adopted: bool,
 }
 
 impl Device {
@@ -56,14 +57,14 @@ impl Devices {
     pub(crate) fn new(
         workers: Vec<WorkerHandle>,
         reports: UnboundedSender<Report>,
-        handover: Handover,
+        inheritance: Inheritance,
     ) -> Self {
         Self {
             inner: Arc::new(Inner {
                 workers,
                 devices: Mutex::default(),
                 reports,
-                handover,
+                inheritance,
             }),
         }
     }
@@ -79,17 +80,24 @@ impl Devices {
             } if !adopt || self.may_adopt(device) => {
                 let how = if adopt { "adopting" } else { "connecting to" };
                 tracing::info!(%device, "{how} the frontend");
-                self.to_worker(device, ToWorker::Connect { device, frontend });
+                let message = ToWorker::Connect {
+                    device,
+                    frontend,
+                    adopt,
+                };
+                self.to_worker(device, message);
             }
             Order::Connect { device, .. } => self.report(Report::ConnectFailed {
                 device,
-                reason: "the daemon that served this disk was killed; the guest must connect anew"
+                reason: "the daemon that served this disk left nothing to go on from; the guest must connect anew"
                     .to_owned(),
             }),
             Order::Disconnect { device, handover } => {
                 self.to_worker(device, ToWorker::Disconnect { device, handover });
             }
-            Order::Close { device, .. } => self.to_worker(device, ToWorker::Close { device }),
+            Order::Close { device, handover } => {
+                self.to_worker(device, ToWorker::Close { device, handover });
+            }
             Order::Forgotten { device } => {
                 self.devices().remove(&device);
                 tracing::info!(%device, "gone");
@@ -121,8 +129,7 @@ impl Devices {
 
     /// Whether a frontend that an earlier daemon served can be served on as if nothing had been.
     fn may_adopt(&self, device: DeviceId) -> bool {
-        self.inner.handover == Handover::InOrder
-            && self.get(device).is_some_and(|known| known.image_was_closed)
+        self.get(device).is_some_and(|known| known.can_be_adopted)
     }
 
     fn report(&self, report: Report) {
@@ -138,7 +145,7 @@ impl Devices {
             params: config.params.clone(),
             vdev: config.vdev.clone(),
             read_only,
-            image_was_closed: false,
+            can_be_adopted: false,
         };
         self.devices().insert(device, entry);
         let devices = self.clone();
@@ -150,17 +157,25 @@ impl Devices {
             DeviceMode::ReadOnly => ImageAccess::ReadOnly,
             DeviceMode::Writable | DeviceMode::WritableShared => ImageAccess::Writable,
         };
-        match images::open(&config.params, access, config.device_type == "cdrom") {
+        let cdrom = config.device_type == "cdrom";
+        match images::open(
+            device,
+            &config.params,
+            access,
+            cdrom,
+            &self.inner.inheritance,
+        ) {
             Ok(opened) => {
                 tracing::info!(%device, vdev = config.vdev, "opened {}", config.params);
                 if let Some(known) = self.devices().get_mut(&device) {
-                    known.image_was_closed = opened.was_closed_cleanly;
+                    known.can_be_adopted = opened.can_be_adopted;
                 }
                 self.inner.workers[worker].send(ToWorker::Open {
                     device,
                     engine: opened.engine,
                     files: opened.files,
                     disk: opened.disk,
+                    run_state: opened.run_state,
                 });
             }
             Err(error) => {

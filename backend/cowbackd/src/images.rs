@@ -2,14 +2,17 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use blockio::file::{BlockFile, CreateError};
 use blockio::image::{self, CreateOptions, Image, ImageAccess, ImageError};
 use dscow::engine::Engine;
-use dscow::header::State;
+use runstate::RunState;
 use thiserror::Error;
-use xenstore_glue::DiskProperties;
+use uuid::Uuid;
+use xenstore_glue::{DeviceId, DiskProperties};
 
+use crate::inheritance::{self, Inheritance};
 use crate::target::{Target, TargetError};
 
 /// Logical sector size that disks have. Blocks of an image are never smaller than a page, so the physical
@@ -17,13 +20,18 @@ use crate::target::{Target, TargetError};
 const SECTOR_SIZE: u32 = 512;
 const PHYSICAL_SECTOR_SIZE: u32 = 4096;
 
+/// How long to wait for what a killed daemon has under way in the kernel.
+const DEAD_WRITES_PATIENCE: Duration = Duration::from_secs(60);
+
 /// An image that was opened for a device.
 pub(crate) struct Opened {
     pub(crate) engine: Box<Engine>,
     pub(crate) files: Vec<Arc<BlockFile>>,
     pub(crate) disk: DiskProperties,
-    /// Its last user closed it as it should.
-    pub(crate) was_closed_cleanly: bool,
+    /// What outlives the daemon.
+    pub(crate) run_state: Option<Box<RunState>>,
+    /// The run state was left by an earlier daemon, which was connected to the frontend.
+    pub(crate) can_be_adopted: bool,
 }
 
 /// Why a device gets no image.
@@ -50,13 +58,19 @@ pub(crate) enum OpenImageError {
 /// Names the file and the cause. An overlay that was created and cannot be opened stays: it is empty, and somebody
 /// else may have opened it in between.
 pub(crate) fn open(
+    device: DeviceId,
     params: &str,
     access: ImageAccess,
     cdrom: bool,
+    inheritance: &Inheritance,
 ) -> Result<Opened, OpenImageError> {
     let target = Target::parse(params)?;
     create_if_missing(&target)?;
-    let image = Image::open(&target.image, access)?;
+    let left = inheritance.take(device);
+    let mut image = match &left {
+        Some(_) => open_when_free(&target.image, access)?,
+        None => Image::open(&target.image, access)?,
+    };
     check_base(&target, &image)?;
     let disk = DiskProperties {
         sectors: image.header().layout.virtual_size() / u64::from(SECTOR_SIZE),
@@ -66,15 +80,67 @@ pub(crate) fn open(
         removable: false,
         cdrom,
     };
-    let was_closed_cleanly = matches!(image.header().state, State::Clean { .. });
+    let left = left.and_then(|left| take_over(left, &mut image, disk.read_only));
+    let can_be_adopted = left.as_ref().is_some_and(RunState::was_connected);
+    let owner = left
+        .as_ref()
+        .map_or_else(Uuid::new_v4, |left| left.identity().owner);
+    let bits_len = image.header().layout.bitmap_reserved_len();
+    let run_state = left.or_else(|| inheritance.begin(device, owner, bits_len));
     let on_no_space = image.header().on_no_space();
-    let (engine, files) = image.into_engine(on_no_space);
+    let (engine, files) = image.into_engine_of(owner, on_no_space);
     Ok(Opened {
         engine: Box::new(engine),
         files,
         disk,
-        was_closed_cleanly,
+        run_state: run_state.map(Box::new),
+        can_be_adopted,
     })
+}
+
+/// Opens an image that a killed daemon had open. What that has under way in the kernel must have come to its end before;
+/// it keeps the file locked so long.
+fn open_when_free(path: &Path, access: ImageAccess) -> Result<Image, ImageError> {
+    let begun = Instant::now();
+    loop {
+        // Each attempt waits for a while by itself.
+        match Image::open(path, access) {
+            Err(ImageError::Locked(_)) if begun.elapsed() < DEAD_WRITES_PATIENCE => {}
+            opened => return opened,
+        }
+    }
+}
+
+/// Takes over from the process that left this, if the image is still as that left it.
+fn take_over(left: RunState, image: &mut Image, read_only: bool) -> Option<RunState> {
+    let path = image.path().display().to_string();
+    if !inheritance::belongs_to(&left, image.header(), read_only) {
+        tracing::warn!(
+            "{path}: is not as {} tells, which is removed",
+            left.path().display()
+        );
+        remove(&left);
+        return None;
+    }
+    match left.allocated() {
+        Ok(pieces) => {
+            for (at, bytes) in pieces {
+                image.add_bits(at, &bytes);
+            }
+            Some(left)
+        }
+        Err(error) => {
+            tracing::error!("{error}");
+            remove(&left);
+            None
+        }
+    }
+}
+
+fn remove(left: &RunState) {
+    if let Err(error) = left.remove() {
+        tracing::warn!("{error}");
+    }
 }
 
 fn create_if_missing(target: &Target) -> Result<(), ImageError> {
@@ -131,8 +197,15 @@ mod tests {
 
     use super::*;
 
+    fn open_writable(params: &str) -> Result<Opened, OpenImageError> {
+        let runtime_dir = tempfile::tempdir().unwrap();
+        let inheritance = Inheritance::find(runtime_dir.path()).unwrap();
+        let device = "backend/vbd3/1/51712".parse().unwrap();
+        open(device, params, ImageAccess::Writable, false, &inheritance)
+    }
+
     fn open_error(params: &str) -> String {
-        let opened = open(params, ImageAccess::Writable, false);
+        let opened = open_writable(params);
         opened.err().expect("it must not open").to_string()
     }
 
@@ -142,11 +215,11 @@ mod tests {
         let path = |name: &str| folder.path().join(name).display().to_string();
         fs::write(path("base.img"), vec![1; 1 << 20]).unwrap();
         let params = format!("dscow:{}:{}", path("vm.cow"), path("base.img"));
-        let opened = open(&params, ImageAccess::Writable, false).unwrap();
+        let opened = open_writable(&params).unwrap();
         assert_eq!(opened.disk.sectors, 2048);
         assert!(open_error(&params).contains("in use by"));
         drop(opened);
-        let opened = open(&path("vm.cow"), ImageAccess::Writable, false).unwrap();
+        let opened = open_writable(&path("vm.cow")).unwrap();
         assert_eq!(opened.files.len(), 2);
     }
 
@@ -167,7 +240,7 @@ mod tests {
             fs::write(path(name), vec![1; 4096]).unwrap();
         }
         let params = |base: &str| format!("dscow:{}:{}", path("vm.cow"), path(base));
-        drop(open(&params("one.img"), ImageAccess::Writable, false).unwrap());
+        drop(open_writable(&params("one.img")).unwrap());
         let message = open_error(&params("two.img"));
         assert!(
             message.contains("one.img and not of") && message.ends_with("two.img"),
@@ -175,6 +248,6 @@ mod tests {
         );
         // The same base by another path is the same base.
         std::os::unix::fs::symlink(path("one.img"), path("link.img")).unwrap();
-        open(&params("link.img"), ImageAccess::Writable, false).unwrap();
+        open_writable(&params("link.img")).unwrap();
     }
 }

@@ -4,8 +4,8 @@
 mod control;
 mod daemon;
 mod devices;
-mod handover;
 mod images;
+mod inheritance;
 mod logging;
 mod target;
 mod worker;

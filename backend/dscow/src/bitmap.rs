@@ -155,6 +155,17 @@ impl Bitmap {
         }
     }
 
+    /// Sets the bits that are set in `bytes`, from byte `at` of the bitmap on.
+    ///
+    /// # Panics
+    /// If the bytes reach beyond the last page.
+    pub fn add(&mut self, at: u64, bytes: &[u8]) {
+        let start = to_usize(at);
+        let present = &self.bits.as_raw_slice().as_bytes()[start..start + bytes.len()];
+        let both: Vec<u8> = present.iter().zip(bytes).map(|(a, b)| a | b).collect();
+        self.load(at, &both);
+    }
+
     fn load_in_page(&mut self, page: usize, at: usize, bytes: &[u8]) {
         if self.page_counts[page] == 0 && is_zero(bytes) {
             return;

@@ -192,10 +192,16 @@ impl Journal {
         self.free.retain(is_free);
     }
 
+    /// Whether there is a place for another request. If not, there is after the responses so far are
+    /// [published](Self::published): until then they take the places of their requests.
+    pub fn has_room(&self) -> bool {
+        !self.free.is_empty()
+    }
+
     /// Notes a request that was taken from the ring: the next one.
     ///
     /// # Panics
-    /// If more requests are under way than the ring holds.
+    /// If there is no [room](Self::has_room).
     pub fn take(&mut self, words: &impl Words, request: &[u8; REQUEST_BYTES]) -> Place {
         let place = Place(
             self.free

@@ -27,6 +27,8 @@ pub(crate) const WORD_SLOTS: usize = 5;
 /// Bytes of the bits, low half first.
 pub(crate) const WORD_BITS_LEN: usize = 6;
 pub(crate) const WORD_OWNER: usize = 8;
+/// The image's generation, low half first.
+pub(crate) const WORD_GENERATION: usize = 12;
 pub(crate) const WORD_DEVICE: usize = 16;
 
 /// Most bytes of a device's name.

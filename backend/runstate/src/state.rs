@@ -13,7 +13,7 @@ use uuid::Uuid;
 use crate::journal::{Journal, Left, Mismatch, Place, REQUEST_BYTES};
 use crate::layout::{
     BITS_START, DEVICE_BYTES, MAGIC, QUEUES_MAX, VERSION, WORD_BITS_LEN, WORD_BROKEN, WORD_DEVICE,
-    WORD_MAGIC, WORD_OWNER, WORD_QUEUES, WORD_SLOTS, WORD_VERSION, journal_word,
+    WORD_GENERATION, WORD_MAGIC, WORD_OWNER, WORD_QUEUES, WORD_SLOTS, WORD_VERSION, journal_word,
 };
 use crate::mapping::Mapping;
 use crate::words::Words;
@@ -254,6 +254,14 @@ impl RunState {
         self.journals.clear();
     }
 
+    /// See [`Journal::has_room`].
+    ///
+    /// # Panics
+    /// If there is no such queue.
+    pub fn has_room(&self, queue: usize) -> bool {
+        self.journals[queue].has_room()
+    }
+
     /// See [`Journal::take`].
     ///
     /// # Panics
@@ -335,6 +343,16 @@ impl RunState {
         read().map_err(system(&self.path, "read the bits in it"))
     }
 
+    /// Notes the generation of the image while it is in use by this owner. When it is closed it keeps it.
+    pub fn note_generation(&mut self, generation: u64) {
+        store_u64(&self.memory, WORD_GENERATION, generation);
+    }
+
+    /// The generation that was noted last; 0 if none was.
+    pub fn generation(&self) -> u64 {
+        load_u64(&self.memory, WORD_GENERATION)
+    }
+
     /// Notes that nobody can go on from this: a sync failed, or something could not be noted.
     pub fn note_broken(&mut self) {
         self.memory.store(WORD_BROKEN, 1);
@@ -349,15 +367,14 @@ impl RunState {
     ///
     /// # Errors
     /// If the file cannot be removed.
-    pub fn remove(self) -> Result<(), RunStateError> {
+    pub fn remove(&self) -> Result<(), RunStateError> {
         fs::remove_file(&self.path).map_err(system(&self.path, "remove it"))
     }
 }
 
 fn write_head(memory: &Mapping, identity: &Identity) {
     let bits_len = identity.bits_len;
-    memory.store(WORD_BITS_LEN, low(bits_len));
-    memory.store(WORD_BITS_LEN + 1, low(bits_len >> 32));
+    store_u64(memory, WORD_BITS_LEN, bits_len);
     store_bytes(memory, WORD_OWNER, identity.owner.as_bytes());
     let mut device = [0; DEVICE_BYTES];
     device[..identity.device.len()].copy_from_slice(identity.device.as_bytes());
@@ -368,14 +385,21 @@ fn write_head(memory: &Mapping, identity: &Identity) {
 }
 
 fn read_identity(memory: &Mapping) -> Identity {
-    let half = |word| u64::from(memory.load(word));
     let device: [u8; DEVICE_BYTES] = load_bytes(memory, WORD_DEVICE);
     let len = device.iter().position(|byte| *byte == 0);
     Identity {
         owner: Uuid::from_bytes(load_bytes(memory, WORD_OWNER)),
         device: String::from_utf8_lossy(&device[..len.unwrap_or(DEVICE_BYTES)]).into_owned(),
-        bits_len: half(WORD_BITS_LEN) | half(WORD_BITS_LEN + 1) << 32,
+        bits_len: load_u64(memory, WORD_BITS_LEN),
     }
+}
+
+fn store_u64(memory: &Mapping, word: usize, value: u64) {
+    store_bytes(memory, word, &value.to_ne_bytes());
+}
+
+fn load_u64(memory: &Mapping, word: usize) -> u64 {
+    u64::from_ne_bytes(load_bytes(memory, word))
 }
 
 fn store_bytes(memory: &Mapping, word: usize, bytes: &[u8]) {
@@ -414,10 +438,6 @@ fn system(path: &Path, action: &'static str) -> impl FnOnce(io::Error) -> RunSta
         action,
         cause,
     }
-}
-
-fn low(value: u64) -> u32 {
-    u32::try_from(value & u64::from(u32::MAX)).expect("32 bits")
 }
 
 fn in_memory(value: u64) -> usize {

@@ -108,11 +108,11 @@ fn a_guest_that_is_destroyed_while_it_waits_is_let_go() {
 }
 
 #[test]
-fn a_stop_waits_a_while_for_space_and_hands_the_other_guests_over() {
+fn what_waits_for_space_is_left_to_the_next_daemon() {
     let mut rig = Rig::start();
-    let _small = SmallFileSystem::mount(rig.path("small"), "size=512k");
+    let small = SmallFileSystem::mount(rig.path("small"), "size=512k");
     let (full, other) = (rig.guest(1), rig.guest(2));
-    let (_stuck, mut stuck) = rig.connect(&full, "xvda", "small/vm.cow");
+    let (stuck_disk, mut stuck) = rig.connect(&full, "xvda", "small/vm.cow");
     let (disk, mut frontend) = rig.connect(&other, "xvda", "other.cow");
     frontend.write(0, &[9; 4096]).unwrap();
     let data = vec![7; 44 * 1024];
@@ -125,16 +125,24 @@ fn a_stop_waits_a_while_for_space_and_hands_the_other_guests_over() {
             stuck.submit(&write).unwrap()
         })
         .collect();
-    let waiting = || rig.list()[0]["waiting_for_space"].as_u64();
-    wait_until("some write waits for space", || waiting() > Some(0));
+    let waiting = |rig: &Rig| rig.list()[0]["waiting_for_space"].as_u64();
+    wait_until("some write waits for space", || waiting(&rig) > Some(0));
     assert!(rig.daemon.terminate(PATIENCE).unwrap().success());
     rig.daemon.restart().unwrap();
-    // Each request has its answer, and those that found no space an error.
-    let answers: Vec<_> = ids
-        .into_iter()
-        .map(|id| stuck.wait(id).unwrap().status)
-        .collect();
-    assert!(answers.iter().any(|status| *status != 0), "{answers:?}");
+    let socket = rig.path("run/control.sock");
+    let is_up = || std::os::unix::net::UnixStream::connect(&socket).is_ok();
+    wait_until("the daemon is up", is_up);
+    // It waits on.
+    wait_until("it waits again", || waiting(&rig) > Some(0));
+    small.resize("remount,size=16m");
+    for id in ids {
+        assert_eq!(stuck.wait(id).unwrap().status, 0);
+    }
+    for i in 0..16 {
+        assert_eq!(stuck.read(i * 88, data.len()).unwrap(), data);
+    }
+    rig.detach(&stuck_disk, stuck);
+    rig.assert_clean("small/vm.cow");
     // The other guest notices nothing.
     assert_eq!(frontend.read(0, 4096).unwrap(), [9; 4096]);
     frontend.write(8, &[8; 4096]).unwrap();

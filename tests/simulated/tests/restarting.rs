@@ -67,7 +67,33 @@ fn a_guest_that_goes_while_no_daemon_runs_is_cleaned_up_by_the_next() {
 }
 
 #[test]
-fn a_ring_left_by_a_killed_daemon_is_not_served_as_if_nothing_had_been() {
+fn guests_go_on_when_the_daemon_is_killed() {
+    let mut rig = Rig::start();
+    let guest = rig.guest(1);
+    let (disk, mut frontend) = rig.connect(&guest, "xvda", "vm.cow");
+    for round in 0..20u8 {
+        for i in 0..20u64 {
+            let write = Request::Write {
+                sector: i * 8,
+                data: &[round; 4096],
+            };
+            frontend.submit(&write).unwrap();
+        }
+        rig.daemon.kill().unwrap();
+        rig.assert_clear();
+        rig.daemon.restart().unwrap();
+        frontend.complete_all().unwrap();
+        for i in 0..20 {
+            assert_eq!(frontend.read(i * 8, 4096).unwrap(), [round; 4096]);
+        }
+    }
+    rig.detach(&disk, frontend);
+    rig.assert_clear();
+    rig.assert_clean("vm.cow");
+}
+
+#[test]
+fn a_ring_is_not_served_without_what_the_killed_daemon_left() {
     let mut rig = Rig::start();
     let guest = rig.guest(1);
     let (disk, mut frontend) = rig.connect(&guest, "xvda", "vm.cow");
@@ -75,8 +101,9 @@ fn a_ring_left_by_a_killed_daemon_is_not_served_as_if_nothing_had_been() {
     frontend.flush().unwrap();
     rig.daemon.kill().unwrap();
     rig.assert_clear();
+    std::fs::remove_dir_all(rig.path("run/disks")).unwrap();
     rig.daemon.restart().unwrap();
-    // Which requests were answered is not known any more, so the guest is told to close.
+    // Which requests were answered is not known, so the guest is told to close.
     let xenstore = rig.host.xenstore();
     xenstore
         .wait_for_value(&disk.backend_node("state"), "5", PATIENCE)

@@ -119,6 +119,14 @@ impl Image {
         &self.top.bitmap
     }
 
+    /// Takes bits that its last user set and did not bring into the image: bytes of the bitmap from byte `at` on.
+    ///
+    /// # Panics
+    /// If they reach beyond the bitmap.
+    pub fn add_bits(&mut self, at: u64, bytes: &[u8]) {
+        self.top.bitmap.add(at, bytes);
+    }
+
     /// Looks whether the disk can be made larger without showing what it must not.
     pub(crate) fn check_growable(&self) -> Result<(), ImageError> {
         super::check::check_growable(self)
@@ -143,11 +151,18 @@ impl Image {
     /// The engine for the image, not opened yet, and the files of its layers: the image's own first, then
     /// its parents, as [`dscow::parents::LayerIndex`] counts.
     pub fn into_engine(self, on_no_space: OnNoSpace) -> (Engine, Vec<Arc<BlockFile>>) {
+        self.into_engine_of(Uuid::new_v4(), on_no_space)
+    }
+
+    /// As [`Image::into_engine`]; while it is in use the header names `owner`.
+    pub fn into_engine_of(
+        self,
+        owner: Uuid,
+        on_no_space: OnNoSpace,
+    ) -> (Engine, Vec<Arc<BlockFile>>) {
         let mode = match self.access {
             ImageAccess::ReadOnly => Mode::ReadOnly,
-            ImageAccess::Writable => Mode::Writable {
-                owner: Uuid::new_v4(),
-            },
+            ImageAccess::Writable => Mode::Writable { owner },
         };
         let options = Options {
             io_alignment: io_alignment(&self.top.file),

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use blockio::file::BlockFile;
 use dscow::engine::Engine;
+use runstate::RunState;
 use tokio::sync::oneshot;
 use xenstore_glue::frontend::FrontendConfig;
 use xenstore_glue::{DeviceId, DiskProperties};
@@ -20,6 +21,8 @@ pub(crate) enum ToWorker {
         files: Vec<Arc<BlockFile>>,
         /// What the frontend is to know of it.
         disk: DiskProperties,
+        /// What the next daemon needs if this one is killed, or what this one needs of the last.
+        run_state: Option<Box<RunState>>,
     },
     /// Connect to the frontend's rings.
     Connect {
@@ -27,6 +30,8 @@ pub(crate) enum ToWorker {
         device: DeviceId,
         /// What the frontend offers.
         frontend: FrontendConfig,
+        /// An earlier process was connected to it; go on where that stopped.
+        adopt: bool,
     },
     /// Take no more requests, finish those that were taken, unmap.
     Disconnect {
@@ -39,6 +44,8 @@ pub(crate) enum ToWorker {
     Close {
         /// Which.
         device: DeviceId,
+        /// The next daemon goes on with the same frontend.
+        handover: bool,
     },
     /// Tell how the device is doing.
     Inspect {

@@ -154,6 +154,7 @@ impl Worker {
                 engine,
                 files,
                 disk: properties,
+                run_state,
             } => {
                 let entry = self.vbds.vacant_entry();
                 let number = entry.key();
@@ -164,14 +165,18 @@ impl Worker {
                     DiskOptions::default(),
                     self.executor.as_mut(),
                 );
-                let vbd = entry.insert(Vbd::new(device, disk, properties));
+                let vbd = entry.insert(Vbd::new(device, disk, properties, run_state));
                 vbd.open(self.executor.as_mut());
                 self.numbers.insert(device, number);
                 self.touched.push(number);
             }
-            ToWorker::Connect { device, frontend } => {
+            ToWorker::Connect {
+                device,
+                frontend,
+                adopt,
+            } => {
                 if let Some(number) = self.number(device) {
-                    let report = self.connect(number, &frontend);
+                    let report = self.connect(number, &frontend, adopt);
                     self.outbox.push(report);
                     self.serve_all_queues(number);
                 }
@@ -181,9 +186,9 @@ impl Worker {
                     self.vbds[number].disconnect(handover, self.executor.as_mut());
                 }
             }
-            ToWorker::Close { device } => {
+            ToWorker::Close { device, handover } => {
                 if let Some(number) = self.number(device) {
-                    self.vbds[number].close(self.executor.as_mut());
+                    self.vbds[number].close(handover, self.executor.as_mut());
                 }
             }
             ToWorker::Inspect { device, reply } => {
@@ -207,7 +212,7 @@ impl Worker {
         number
     }
 
-    fn connect(&mut self, number: usize, frontend: &FrontendConfig) -> Report {
+    fn connect(&mut self, number: usize, frontend: &FrontendConfig, adopt: bool) -> Report {
         let vbd = &mut self.vbds[number];
         let device = vbd.device();
         if vbd.failed_connects >= FAILED_CONNECTS_MAX {
@@ -216,12 +221,19 @@ impl Worker {
             return Report::ConnectFailed { device, reason };
         }
         let domid = device.domid.raw();
-        let watched = Link::connect(domid, frontend, vbd.properties())
+        let connected = Link::connect(domid, frontend, vbd.properties())
             .map_err(|error| error.to_string())
-            .and_then(|link| watch_channels(self.executor.as_mut(), number, link));
-        match watched {
-            Ok(link) => {
+            .and_then(|mut link| {
+                let left = vbd.begin_link(&mut link, adopt)?;
+                let link = watch_channels(self.executor.as_mut(), number, link)?;
+                Ok((link, left))
+            });
+        match connected {
+            Ok((link, left)) => {
                 vbd.link = Some(link);
+                if adopt {
+                    vbd.go_on(left, self.executor.as_mut());
+                }
                 Report::Connected { device }
             }
             Err(reason) => {

@@ -1,11 +1,15 @@
 //! A virtual block device: an image, and the frontend that uses it, if one is connected.
 
+use std::cell::RefCell;
+use std::rc::Rc;
+
 use blkif::{RawSlot, Request, Response, RingError, Status};
 use blockio::buffer::Buffer;
 use blockio::disk::{Disk, Finished};
 use blockio::executor::Executor;
 use dscow::engine::{self, Errno, Token};
 use dscow::units::DiskRange;
+use runstate::{Left, Place, RunState};
 use slab::Slab;
 use xengnttab::Access;
 use xenstore_glue::runner::Report;
@@ -20,9 +24,9 @@ const OPEN: Token = Token(u64::MAX);
 /// Token of its closing.
 const CLOSE: Token = Token(u64::MAX - 1);
 
-/// How many upkeeps, which are a second apart, a disk that is being let go may wait for space: the daemon stops when all of
-/// them are let go, and must not be killed meanwhile, since then no guest could be handed over.
-const UPKEEPS_WITHOUT_SPACE: u32 = 10;
+/// How many upkeeps, which are a second apart, a disk that is being let go may wait for space. Then what waits is left to
+/// the next daemon, or, if there is no run state, fails.
+const UPKEEPS_WITHOUT_SPACE: u32 = 3;
 
 /// A virtual block device.
 pub(super) struct Vbd {
@@ -32,6 +36,8 @@ pub(super) struct Vbd {
     pub(super) link: Option<Link>,
     requests: Slab<InFlight>,
     statistics: VbdStatistics,
+    /// Outlives this process; shared with the disk, which notes there what it allocates.
+    run_state: Option<Rc<RefCell<RunState>>>,
     /// Connections that failed since the image was opened.
     pub(super) failed_connects: u32,
     /// A disconnection was asked for and waits for the requests that were taken.
@@ -40,6 +46,10 @@ pub(super) struct Vbd {
     abandoned: bool,
     /// The image is being closed.
     closing: bool,
+    /// The next daemon goes on with the same frontend.
+    handover: bool,
+    /// What is under way is left to the next daemon as it is.
+    left_behind: bool,
     /// Upkeeps since it is being let go during which writes waited for space.
     upkeeps_without_space: u32,
     /// Nothing has waited for space from one upkeep to the next.
@@ -51,16 +61,40 @@ pub(super) struct Vbd {
 
 /// A request that was taken off a ring and not answered yet. It ends in exactly one response.
 struct InFlight {
-    queue: usize,
+    origin: Origin,
     /// The response if all goes well.
     response: Response,
     /// What is to follow when the first part, a flush, has succeeded.
     then: Option<(DiskRange, Buffer)>,
 }
 
+/// Where a request came from, and where its response goes.
+#[derive(Clone, Copy)]
+struct Origin {
+    queue: usize,
+    /// Where it is in the journal, if there is one.
+    place: Option<Place>,
+}
+
 impl Vbd {
-    pub(super) fn new(device: DeviceId, disk: Disk, properties: DiskProperties) -> Self {
+    pub(super) fn new(
+        device: DeviceId,
+        mut disk: Disk,
+        properties: DiskProperties,
+        run_state: Option<Box<RunState>>,
+    ) -> Self {
+        let run_state = run_state.map(|run_state| Rc::new(RefCell::new(*run_state)));
+        if let Some(run_state) = &run_state {
+            let run_state = Rc::clone(run_state);
+            disk.keep_allocations(Box::new(move |first, end| {
+                let noted = run_state.borrow_mut().note_allocated(first.0, end.0);
+                if let Err(error) = noted {
+                    tracing::error!(%device, "{error}; its guest will lose the disk if the daemon is killed");
+                }
+            }));
+        }
         Self {
+            run_state,
             device,
             disk,
             properties,
@@ -71,6 +105,8 @@ impl Vbd {
             disconnecting: false,
             abandoned: false,
             closing: false,
+            handover: false,
+            left_behind: false,
             upkeeps_without_space: 0,
             space_is_back: false,
             reported_waiting: false,
@@ -116,10 +152,15 @@ impl Vbd {
         self.upkeeps_without_space += 1;
         if self.upkeeps_without_space == UPKEEPS_WITHOUT_SPACE {
             let image = self.disk.path().display();
-            tracing::error!(device = %self.device, "{image}: still no space is left on the host; the guest's writes fail now");
-            self.abandoned = true;
+            if self.handover && self.run_state.is_some() {
+                tracing::warn!(device = %self.device, "{image}: still no space is left on the host; the next daemon goes on waiting");
+                self.left_behind = true;
+            } else {
+                tracing::error!(device = %self.device, "{image}: still no space is left on the host; the guest's writes fail now");
+                self.abandoned = true;
+            }
         }
-        self.abandoned
+        self.abandoned || self.left_behind
     }
 
     /// Nothing is left of it but its memory.
@@ -135,9 +176,69 @@ impl Vbd {
         self.disk.open(executor, OPEN);
     }
 
-    pub(super) fn close(&mut self, executor: &mut dyn Executor) {
+    /// Commits and closes the image, unless something of it is left to the next daemon.
+    pub(super) fn close(&mut self, handover: bool, executor: &mut dyn Executor) {
         self.closing = true;
-        self.disk.close(executor, CLOSE);
+        self.handover = handover;
+        if !self.left_behind {
+            self.disk.close(executor, CLOSE);
+        }
+    }
+
+    /// Notes that a frontend was just connected; gives what an earlier process left of it, for [`Vbd::go_on`].
+    ///
+    /// # Errors
+    /// If the rings are not those of that process, for people.
+    pub(super) fn begin_link(&mut self, link: &mut Link, adopt: bool) -> Result<Vec<Left>, String> {
+        let Some(run_state) = &self.run_state else {
+            return Ok(Vec::new());
+        };
+        let mut run_state = run_state.borrow_mut();
+        if !adopt {
+            let taken: Vec<u32> = link
+                .queues
+                .iter()
+                .map(|queue| queue.ring.req_cons())
+                .collect();
+            let begun = run_state.connect(link.ring_size(0), &taken);
+            return begun
+                .map(|()| Vec::new())
+                .map_err(|error| error.to_string());
+        }
+        let rings: Vec<_> = link
+            .queues
+            .iter()
+            .map(|queue| (queue.ring.size(), queue.ring.next_response_index()))
+            .collect();
+        let left = run_state
+            .resume(&rings)
+            .map_err(|error| error.to_string())?;
+        for (queue, left) in link.queues.iter_mut().zip(&left) {
+            queue
+                .ring
+                .resume_at(left.req_cons)
+                .map_err(|error| error.to_string())?;
+        }
+        Ok(left)
+    }
+
+    /// Goes on where an earlier process stopped. What that has taken and not answered is executed again: nobody saw an answer,
+    /// so the guest has not touched the pages or relied on the sectors.
+    pub(super) fn go_on(&mut self, left: Vec<Left>, executor: &mut dyn Executor) {
+        // It may have died after it published responses, and before it told the frontend.
+        for queue in self.link.iter().flat_map(|link| &link.queues) {
+            queue.channel.notify();
+        }
+        for (queue, left) in left.into_iter().enumerate() {
+            if !left.unanswered.is_empty() {
+                let count = left.unanswered.len();
+                tracing::info!(device = %self.device, "executing {count} requests again that were not answered");
+            }
+            for taken in left.unanswered {
+                let place = Some(taken.place);
+                self.take_request(Origin { queue, place }, &RawSlot(taken.request), executor);
+            }
+        }
     }
 
     /// Stops taking requests; [`Vbd::settle`] reports when those that were taken are answered. Unless the guest is to
@@ -145,6 +246,7 @@ impl Vbd {
     /// behalf.
     pub(super) fn disconnect(&mut self, handover: bool, executor: &mut dyn Executor) {
         self.disconnecting = true;
+        self.handover = handover;
         self.abandoned = !handover;
         if self.abandoned {
             self.disk.fail_stalled(executor);
@@ -192,16 +294,27 @@ impl Vbd {
         // limit a guest could keep its worker here for ever.
         let mut limit = self.link.as_ref().map_or(0, |link| link.ring_size(queue));
         loop {
-            let Some(link) = self.link.as_mut().filter(|link| !link.stopped) else {
+            if self.link.as_ref().is_none_or(|link| link.stopped) {
                 return Ok(false);
-            };
+            }
             if limit == 0 {
                 return Ok(true);
             }
             limit -= 1;
+            // A frontend may make requests as soon as it sees responses in their slots, before they are published.
+            if self.noted(|run_state| run_state.has_room(queue)) == Some(false) {
+                self.publish();
+            }
+            let Some(link) = &mut self.link else {
+                return Ok(false);
+            };
             let ring = &mut link.queues[queue].ring;
             match ring.take()? {
-                Some(slot) => self.take_request(queue, &slot, executor),
+                Some(slot) => {
+                    // Before anything is done about it.
+                    let place = self.noted(|run_state| run_state.take(queue, &slot.0));
+                    self.take_request(Origin { queue, place }, &slot, executor);
+                }
                 None if ring.final_check_for_requests()? => {}
                 None => return Ok(false),
             }
@@ -219,10 +332,16 @@ impl Vbd {
         });
     }
 
-    fn take_request(&mut self, queue: usize, slot: &RawSlot, executor: &mut dyn Executor) {
+    /// Notes something in the run state, if there is one.
+    fn noted<R>(&self, note: impl FnOnce(&mut RunState) -> R) -> Option<R> {
+        let run_state = self.run_state.as_ref()?;
+        Some(note(&mut run_state.borrow_mut()))
+    }
+
+    fn take_request(&mut self, origin: Origin, slot: &RawSlot, executor: &mut dyn Executor) {
         let Some(link) = &mut self.link else { return };
         match Request::from_slot(slot, &link.limits) {
-            Ok(request) => self.start(queue, &request, executor),
+            Ok(request) => self.start(origin, &request, executor),
             Err(rejection) => {
                 self.statistics.rejected += 1;
                 if link.is_first(rejection.reason) {
@@ -232,25 +351,25 @@ impl Vbd {
                         rejection.reason
                     );
                 }
-                self.respond(queue, rejection.response());
+                self.respond(origin, rejection.response());
             }
         }
     }
 
-    fn start(&mut self, queue: usize, request: &Request, executor: &mut dyn Executor) {
+    fn start(&mut self, origin: Origin, request: &Request, executor: &mut dyn Executor) {
         let response = request.response(Status::Okay);
         let (range, segments, access, after_flush) = match Transfer::of(&request.operation) {
             Transfer::Read(range, segments) => (range, segments, Access::ReadWrite, false),
             Transfer::Write(range, segments) => (range, segments, Access::ReadOnly, false),
             Transfer::FlushThenWrite(range, segments) => (range, segments, Access::ReadOnly, true),
             Transfer::Flush => {
-                let token = self.admit(queue, response, None);
+                let token = self.admit(origin, response, None);
                 self.disk
                     .submit(executor, token, engine::Request::Flush, Buffer::empty());
                 return;
             }
             Transfer::NotOffered => {
-                self.respond(queue, request.response(Status::NotSupported));
+                self.respond(origin, request.response(Status::NotSupported));
                 return;
             }
         };
@@ -262,16 +381,16 @@ impl Vbd {
                 if self.statistics.failed == 1 {
                     tracing::warn!(device = %self.device, "cannot map a request's pages: {error}");
                 }
-                self.respond(queue, request.response(Status::Error));
+                self.respond(origin, request.response(Status::Error));
                 return;
             }
         };
         if after_flush {
-            let token = self.admit(queue, response, Some((range, buffer)));
+            let token = self.admit(origin, response, Some((range, buffer)));
             self.disk
                 .submit(executor, token, engine::Request::Flush, Buffer::empty());
         } else {
-            let token = self.admit(queue, response, None);
+            let token = self.admit(origin, response, None);
             self.disk.submit(
                 executor,
                 token,
@@ -283,19 +402,24 @@ impl Vbd {
 
     fn admit(
         &mut self,
-        queue: usize,
+        origin: Origin,
         response: Response,
         then: Option<(DiskRange, Buffer)>,
     ) -> Token {
         Token(self.requests.insert(InFlight {
-            queue,
+            origin,
             response,
             then,
         }) as u64)
     }
 
-    fn respond(&mut self, queue: usize, response: Response) {
+    fn respond(&mut self, origin: Origin, response: Response) {
+        let Origin { queue, place } = origin;
         let Some(link) = &mut self.link else { return };
+        if let (Some(run_state), Some(place)) = (&self.run_state, place) {
+            let index = link.queues[queue].ring.next_response_index();
+            run_state.borrow_mut().answer(queue, place, index);
+        }
         if let Err(error) = link.queues[queue].ring.push_response(response) {
             // Every response belongs to a request that was taken, so this is a mistake of ours.
             debug_assert!(false, "{error}");
@@ -317,17 +441,42 @@ impl Vbd {
                 self.finish(finished, executor, reports);
             }
         }
-        if let Some(link) = &mut self.link {
-            for queue in &mut link.queues {
-                queue.publish();
-            }
-        }
+        self.publish();
         self.report_waiting(reports);
-        if self.disconnecting && self.requests.is_empty() {
+        if self.disconnecting && (self.requests.is_empty() || self.left_behind) {
             self.disconnecting = false;
+            if !self.handover {
+                self.noted(RunState::disconnect);
+            }
             reports.push(Report::Disconnected {
                 device: self.device,
             });
+        }
+        if self.closing && self.left_behind && !self.closed {
+            self.end(reports);
+        }
+    }
+
+    /// Nothing more is to be done about it.
+    fn end(&mut self, reports: &mut Vec<Report>) {
+        self.closed = true;
+        reports.push(Report::Closed {
+            device: self.device,
+        });
+    }
+
+    /// Shows the frontend the responses so far.
+    fn publish(&mut self) {
+        if self.disk.engine().failure().is_some() {
+            // Before the guest is told: who opens the image anew would think that all is well.
+            self.noted(RunState::note_broken);
+        }
+        let Some(link) = &mut self.link else { return };
+        for (number, queue) in link.queues.iter_mut().enumerate() {
+            queue.publish();
+            if let Some(run_state) = &self.run_state {
+                run_state.borrow_mut().published(number);
+            }
         }
     }
 
@@ -366,10 +515,12 @@ impl Vbd {
                 if let Err(errno) = finished.result {
                     tracing::error!(device = %self.device, "the image was not closed cleanly: {}", describe(errno));
                 }
-                self.closed = true;
-                reports.push(Report::Closed {
-                    device: self.device,
-                });
+                if !self.handover
+                    && let Some(Err(error)) = self.noted(|run_state| run_state.remove())
+                {
+                    tracing::error!(device = %self.device, "{error}");
+                }
+                self.end(reports);
             }
             token => self.finish_request(token, finished, executor),
         }
@@ -378,10 +529,14 @@ impl Vbd {
     fn opened(&mut self, result: Result<(), Errno>) -> Report {
         let device = self.device;
         match result {
-            Ok(()) => Report::Opened {
-                device,
-                disk: self.properties,
-            },
+            Ok(()) => {
+                let generation = self.disk.engine().header().generation;
+                self.noted(|run_state| run_state.note_generation(generation));
+                Report::Opened {
+                    device,
+                    disk: self.properties,
+                }
+            }
             Err(errno) => {
                 self.closed = true;
                 let reason = format!("its header cannot be written: {}", describe(errno));
@@ -414,7 +569,7 @@ impl Vbd {
             status,
             ..request.response
         };
-        self.respond(request.queue, response);
+        self.respond(request.origin, response);
     }
 
     fn count(&mut self, request: &InFlight, finished: &Finished) {

@@ -29,7 +29,7 @@ pub use self::read::Extent;
 pub use crate::parents::Source;
 
 use self::barrier::Barriers;
-use self::claims::Claims;
+use self::claims::{BlockRun, Claims};
 use self::commit::Commit;
 use self::lifecycle::Lifecycle;
 use self::read::ReadJob;
@@ -38,7 +38,7 @@ use crate::bitmap::Bitmap;
 use crate::header::{Header, Slot};
 use crate::layout::Layout;
 use crate::parents::Parents;
-use crate::units::{DiskRange, SECTOR_SIZE};
+use crate::units::{BlockIndex, DiskRange, SECTOR_SIZE};
 
 /// Whether the image may be written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -117,6 +117,8 @@ pub struct Engine {
     parts: Slab<Part>,
     actions: VecDeque<Action>,
     bounces: u64,
+    /// What was allocated and not told yet, if somebody wants to know.
+    allocations: Option<Vec<BlockRun>>,
     stats: Stats,
 }
 
@@ -186,6 +188,7 @@ impl Engine {
             parts: Slab::new(),
             actions: VecDeque::new(),
             bounces: 0,
+            allocations: None,
             stats: Stats::default(),
         }
     }
@@ -268,6 +271,21 @@ impl Engine {
             Admitted::Plain(Request::WriteZeroes(range)) => self.write_zeroes(token, range),
             Admitted::Plain(Request::Flush) => self.flush(token),
         }
+    }
+
+    /// From now on [`Engine::take_allocations`] has something to tell.
+    pub fn tell_allocations(&mut self) {
+        self.allocations.get_or_insert_default();
+    }
+
+    /// The blocks that were allocated since the last call, as runs from a first block up to and without another one. Who
+    /// is to know of them whatever happens takes them before performing an [`Action::Finish`]: it is only then that the
+    /// client relies on them.
+    pub fn take_allocations(&mut self) -> Vec<(BlockIndex, BlockIndex)> {
+        self.allocations
+            .as_mut()
+            .map(std::mem::take)
+            .unwrap_or_default()
     }
 
     /// The next action to perform, if any.

@@ -289,12 +289,18 @@ impl Engine {
     }
 
     fn allocate(&mut self, run: BlockRun) {
+        let before = self.stats.allocated;
         for (page, part) in PageIndex::split(run) {
             let new = self.bitmap.set_run(part);
             if new > 0 {
                 self.stats.allocated += new;
                 self.commit.mark_dirty(page);
             }
+        }
+        if self.stats.allocated > before
+            && let Some(allocations) = &mut self.allocations
+        {
+            allocations.push(run);
         }
     }
 

@@ -74,7 +74,7 @@ enum Step {
 }
 
 fn request(index: u32) -> [u8; REQUEST_BYTES] {
-    let mut bytes = [index as u8; REQUEST_BYTES];
+    let mut bytes = [index.to_le_bytes()[0]; REQUEST_BYTES];
     bytes[..4].copy_from_slice(&index.to_ne_bytes());
     bytes
 }
