@@ -9,13 +9,14 @@ const RULES: &[(&str, &[&str])] = &[
     ("dscow", &[]),
     ("blkif", &[]),
     ("xengnttab", &[]),
+    ("runstate", &[]),
     ("blockio", &["dscow"]),
     ("xenstore-glue", &[]),
     ("nbd", &[]),
     ("nbd-server", &["blockio", "dscow", "nbd"]),
     (
         "cowbackd",
-        &["blkif", "blockio", "dscow", "xengnttab", "xenstore-glue"],
+        &["blkif", "blockio", "dscow", "runstate", "xengnttab", "xenstore-glue"],
     ),
     ("cowback", &["blockio", "dscow", "nbd-server"]),
 ];
