@@ -7,7 +7,8 @@ use std::time::{Duration, Instant};
 use blockio::file::{BlockFile, CreateError};
 use blockio::image::{self, CreateOptions, Image, ImageAccess, ImageError};
 use dscow::engine::Engine;
-use runstate::RunState;
+use dscow::header::State;
+use runstate::{RunState, RunStateError};
 use thiserror::Error;
 use uuid::Uuid;
 use xenstore_glue::{DeviceId, DiskProperties};
@@ -112,7 +113,7 @@ fn open_when_free(path: &Path, access: ImageAccess) -> Result<Image, ImageError>
 }
 
 /// Takes over from the process that left this, if the image is still as that left it.
-fn take_over(left: RunState, image: &mut Image, read_only: bool) -> Option<RunState> {
+fn take_over(mut left: RunState, image: &mut Image, read_only: bool) -> Option<RunState> {
     let path = image.path().display().to_string();
     if !inheritance::belongs_to(&left, image.header(), read_only) {
         tracing::warn!(
@@ -122,19 +123,26 @@ fn take_over(left: RunState, image: &mut Image, read_only: bool) -> Option<RunSt
         remove(&left);
         return None;
     }
-    match left.allocated() {
-        Ok(pieces) => {
-            for (at, bytes) in pieces {
-                image.add_bits(at, &bytes);
-            }
-            Some(left)
-        }
-        Err(error) => {
+    let taken = bring_in(&mut left, image);
+    taken
+        .inspect_err(|error| {
             tracing::error!("{error}");
             remove(&left);
-            None
-        }
+        })
+        .ok()
+        .map(|()| left)
+}
+
+/// Brings what was noted into the image.
+fn bring_in(left: &mut RunState, image: &mut Image) -> Result<(), RunStateError> {
+    if let State::Clean { .. } = image.header().state {
+        // It is there already, and what the image holds may have become less since: a commit moves it to the base.
+        return left.forget_allocated();
     }
+    for (at, bytes) in left.allocated()? {
+        image.add_bits(at, &bytes);
+    }
+    Ok(())
 }
 
 fn remove(left: &RunState) {

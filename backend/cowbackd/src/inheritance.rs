@@ -113,7 +113,7 @@ pub(crate) fn belongs_to(state: &RunState, header: &Header, read_only: bool) -> 
     read_only
         || match header.state {
             State::InUse { owner } => owner == state.identity().owner,
-            // It was about to stop, or has.
-            State::Clean { .. } => state.generation() == header.generation,
+            // That process has closed it itself; who marks it as clean otherwise does not know what is noted here.
+            State::Clean { .. } => state.closed_generation() == Some(header.generation),
         }
 }

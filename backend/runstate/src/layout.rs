@@ -29,6 +29,8 @@ pub(crate) const WORD_BITS_LEN: usize = 6;
 pub(crate) const WORD_OWNER: usize = 8;
 /// The image's generation, low half first.
 pub(crate) const WORD_GENERATION: usize = 12;
+/// Not 0: the image is about to be closed, or is.
+pub(crate) const WORD_CLOSING: usize = 14;
 pub(crate) const WORD_DEVICE: usize = 16;
 
 /// Most bytes of a device's name.

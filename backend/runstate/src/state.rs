@@ -12,8 +12,9 @@ use uuid::Uuid;
 
 use crate::journal::{Journal, Left, Mismatch, Place, REQUEST_BYTES};
 use crate::layout::{
-    BITS_START, DEVICE_BYTES, MAGIC, QUEUES_MAX, VERSION, WORD_BITS_LEN, WORD_BROKEN, WORD_DEVICE,
-    WORD_GENERATION, WORD_MAGIC, WORD_OWNER, WORD_QUEUES, WORD_SLOTS, WORD_VERSION, journal_word,
+    BITS_START, DEVICE_BYTES, MAGIC, QUEUES_MAX, VERSION, WORD_BITS_LEN, WORD_BROKEN, WORD_CLOSING,
+    WORD_DEVICE, WORD_GENERATION, WORD_MAGIC, WORD_OWNER, WORD_QUEUES, WORD_SLOTS, WORD_VERSION,
+    journal_word,
 };
 use crate::mapping::Mapping;
 use crate::words::Words;
@@ -343,14 +344,32 @@ impl RunState {
         read().map_err(system(&self.path, "read the bits in it"))
     }
 
-    /// Notes the generation of the image while it is in use by this owner. When it is closed it keeps it.
-    pub fn note_generation(&mut self, generation: u64) {
+    /// Notes that the image is open, and its generation, which it keeps when it is closed.
+    pub fn note_opened(&mut self, generation: u64) {
         store_u64(&self.memory, WORD_GENERATION, generation);
+        self.memory.store(WORD_CLOSING, 0);
     }
 
-    /// The generation that was noted last; 0 if none was.
-    pub fn generation(&self) -> u64 {
-        load_u64(&self.memory, WORD_GENERATION)
+    /// Notes that the image is about to be closed, with everything that was noted of it.
+    pub fn note_closing(&mut self) {
+        self.memory.store(WORD_CLOSING, 1);
+    }
+
+    /// The generation that the image has if the process that left this has closed it; nothing if it had not even begun to.
+    pub fn closed_generation(&self) -> Option<u64> {
+        let is_closing = self.memory.load(WORD_CLOSING) != 0;
+        is_closing.then(|| load_u64(&self.memory, WORD_GENERATION))
+    }
+
+    /// Forgets what was allocated: all of it is in the image, which was closed.
+    ///
+    /// # Errors
+    /// If the file system does not allow it.
+    pub fn forget_allocated(&mut self) -> Result<(), RunStateError> {
+        let flags = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
+        let len = self.identity.bits_len.next_multiple_of(PAGE);
+        rustix::fs::fallocate(&self.file, flags, BITS_START, len)
+            .map_err(|errno| system(&self.path, "give memory back")(errno.into()))
     }
 
     /// Notes that nobody can go on from this: a sync failed, or something could not be noted.

@@ -16,7 +16,14 @@ const RULES: &[(&str, &[&str])] = &[
     ("nbd-server", &["blockio", "dscow", "nbd"]),
     (
         "cowbackd",
-        &["blkif", "blockio", "dscow", "runstate", "xengnttab", "xenstore-glue"],
+        &[
+            "blkif",
+            "blockio",
+            "dscow",
+            "runstate",
+            "xengnttab",
+            "xenstore-glue",
+        ],
     ),
     ("cowback", &["blockio", "dscow", "nbd-server"]),
 ];

@@ -131,3 +131,43 @@ fn a_second_daemon_does_not_start() {
 fn rig_binary() -> std::path::PathBuf {
     simxen::locate::built_file("cowbackd", "cargo build -p cowbackd").unwrap()
 }
+
+#[test]
+fn an_overlay_that_was_committed_while_no_daemon_ran_shows_the_same() {
+    let mut rig = Rig::start();
+    let guest = rig.guest(1);
+    let (disk, mut frontend) = rig.connect(&guest, "xvda", "vm.cow");
+    frontend.write(0, &[1; 4096]).unwrap();
+    assert!(rig.daemon.terminate(PATIENCE).unwrap().success());
+    let image = rig.path("vm.cow");
+    let image = image.to_str().unwrap();
+    let committed = rig.cowback(&["commit", "--sole-overlay", image]);
+    assert!(committed.status.success(), "{committed:?}");
+    rig.daemon.restart().unwrap();
+    assert_eq!(frontend.read(0, 4096).unwrap(), [1; 4096]);
+    // Also when what was noted before is looked at once more.
+    rig.daemon.kill().unwrap();
+    rig.daemon.restart().unwrap();
+    assert_eq!(frontend.read(0, 4096).unwrap(), [1; 4096]);
+    frontend.write(8, &[2; 4096]).unwrap();
+    rig.detach(&disk, frontend);
+    rig.assert_clean("vm.cow");
+}
+
+#[test]
+fn an_image_that_somebody_else_has_marked_as_clean_is_not_gone_on_with() {
+    let mut rig = Rig::start();
+    let guest = rig.guest(1);
+    let (disk, mut frontend) = rig.connect(&guest, "xvda", "vm.cow");
+    frontend.write(0, &[1; 4096]).unwrap();
+    rig.daemon.kill().unwrap();
+    rig.assert_clear();
+    let image = rig.path("vm.cow");
+    let repaired = rig.cowback(&["check", "--repair", image.to_str().unwrap()]);
+    assert!(repaired.status.success(), "{repaired:?}");
+    rig.daemon.restart().unwrap();
+    let xenstore = rig.host.xenstore();
+    xenstore
+        .wait_for_value(&disk.backend_node("state"), "5", PATIENCE)
+        .unwrap();
+}

@@ -181,6 +181,7 @@ impl Vbd {
         self.closing = true;
         self.handover = handover;
         if !self.left_behind {
+            self.noted(RunState::note_closing);
             self.disk.close(executor, CLOSE);
         }
     }
@@ -190,21 +191,14 @@ impl Vbd {
     /// # Errors
     /// If the rings are not those of that process, for people.
     pub(super) fn begin_link(&mut self, link: &mut Link, adopt: bool) -> Result<Vec<Left>, String> {
-        let Some(run_state) = &self.run_state else {
+        if !adopt {
+            self.begin_journals(link);
             return Ok(Vec::new());
+        }
+        let Some(run_state) = &self.run_state else {
+            return Err("nothing was left to go on from".to_owned());
         };
         let mut run_state = run_state.borrow_mut();
-        if !adopt {
-            let taken: Vec<u32> = link
-                .queues
-                .iter()
-                .map(|queue| queue.ring.req_cons())
-                .collect();
-            let begun = run_state.connect(link.ring_size(0), &taken);
-            return begun
-                .map(|()| Vec::new())
-                .map_err(|error| error.to_string());
-        }
         let rings: Vec<_> = link
             .queues
             .iter()
@@ -220,6 +214,25 @@ impl Vbd {
                 .map_err(|error| error.to_string())?;
         }
         Ok(left)
+    }
+
+    /// Without a journal the guest is served all the same.
+    fn begin_journals(&mut self, link: &Link) {
+        let taken: Vec<u32> = link
+            .queues
+            .iter()
+            .map(|queue| queue.ring.req_cons())
+            .collect();
+        let slots = link.ring_size(0);
+        let begun = self.noted(|run_state| {
+            run_state
+                .connect(slots, &taken)
+                .inspect_err(|_| drop(run_state.remove()))
+        });
+        if let Some(Err(error)) = begun {
+            tracing::error!(device = %self.device, "{error}; its guest will lose the disk if the daemon is killed");
+            self.run_state = None;
+        }
     }
 
     /// Goes on where an earlier process stopped. What that has taken and not answered is executed again: nobody saw an answer,
@@ -531,7 +544,7 @@ impl Vbd {
         match result {
             Ok(()) => {
                 let generation = self.disk.engine().header().generation;
-                self.noted(|run_state| run_state.note_generation(generation));
+                self.noted(|run_state| run_state.note_opened(generation));
                 Report::Opened {
                     device,
                     disk: self.properties,

@@ -86,3 +86,19 @@ fn another_version_and_other_files_are_told_apart() {
         Err(RunStateError::Foreign(_))
     ));
 }
+
+#[test]
+fn a_closed_image_has_everything_that_was_noted() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut state = RunState::create(folder.path(), identity()).unwrap();
+    state.note_opened(5);
+    state.note_allocated(7, 9).unwrap();
+    assert_eq!(state.closed_generation(), None);
+    state.note_closing();
+    let mut state = RunState::open(state.path()).unwrap();
+    assert_eq!(state.closed_generation(), Some(5));
+    state.forget_allocated().unwrap();
+    assert!(state.allocated().unwrap().is_empty());
+    state.note_opened(6);
+    assert_eq!(state.closed_generation(), None);
+}
