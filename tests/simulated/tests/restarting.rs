@@ -1,5 +1,7 @@
 //! The daemon stops and another one takes over; the guests do not notice.
 
+use std::os::unix::fs::FileExt;
+
 use simulated::{PATIENCE, Rig, base_sector};
 use simxen::Request;
 
@@ -170,4 +172,36 @@ fn an_image_that_somebody_else_has_marked_as_clean_is_not_gone_on_with() {
     xenstore
         .wait_for_value(&disk.backend_node("state"), "5", PATIENCE)
         .unwrap();
+}
+
+#[test]
+fn what_a_daemon_of_another_version_left_is_not_touched() {
+    let mut rig = Rig::start();
+    let guest = rig.guest(1);
+    let (disk, mut frontend) = rig.connect(&guest, "xvda", "vm.cow");
+    frontend.write(0, &[1; 4096]).unwrap();
+    rig.daemon.kill().unwrap();
+    let left = std::fs::read_dir(rig.path("run/disks")).unwrap();
+    let path = left.map(|entry| entry.unwrap().path()).next().unwrap();
+    let file = std::fs::File::options().write(true).open(&path).unwrap();
+    file.write_all_at(&9u32.to_ne_bytes(), 8).unwrap();
+    let mut command = rig.host.command(rig_binary()).unwrap();
+    command.arg("--runtime-dir").arg(rig.path("run"));
+    let output = command.output().unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    let log = String::from_utf8_lossy(&output.stderr).into_owned();
+    for part in [
+        path.to_str().unwrap(),
+        "version 9",
+        "vbd3/1/51712",
+        "nothing is lost",
+    ] {
+        assert!(log.contains(part), "{log}");
+    }
+    // The one that knows it goes on.
+    file.write_all_at(&1u32.to_ne_bytes(), 8).unwrap();
+    rig.daemon.restart().unwrap();
+    assert_eq!(frontend.read(0, 4096).unwrap(), [1; 4096]);
+    rig.detach(&disk, frontend);
+    rig.assert_clean("vm.cow");
 }
