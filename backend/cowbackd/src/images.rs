@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use blockio::file::{BlockFile, CreateError};
+use blockio::file::{BlockFile, CreateError, OpenProblem};
 use blockio::image::{self, CreateOptions, Image, ImageAccess, ImageError};
 use dscow::engine::Engine;
 use dscow::header::State;
@@ -13,7 +13,7 @@ use thiserror::Error;
 use uuid::Uuid;
 use xenstore_glue::{DeviceId, DiskProperties};
 
-use crate::inheritance::{self, Inheritance};
+use crate::inheritance::Inheritance;
 use crate::target::{Target, TargetError};
 
 /// Logical sector size that disks have. Blocks of an image are never smaller than a page, so the physical
@@ -23,6 +23,9 @@ const PHYSICAL_SECTOR_SIZE: u32 = 4096;
 
 /// How long to wait for what a killed daemon has under way in the kernel.
 const DEAD_WRITES_PATIENCE: Duration = Duration::from_secs(60);
+
+/// How long a device that is claimed is left alone before it is tried again.
+const CLAIM_PAUSE: Duration = Duration::from_millis(100);
 
 /// An image that was opened for a device.
 pub(crate) struct Opened {
@@ -44,6 +47,9 @@ pub(crate) enum OpenImageError {
     /// The image cannot be opened or created.
     #[error(transparent)]
     Image(#[from] ImageError),
+    /// What an earlier daemon left of it cannot be used now.
+    #[error(transparent)]
+    RunState(#[from] RunStateError),
     /// The image exists, and is an overlay of something else.
     #[error("{}: exists, but is an overlay of {found} and not of {}", image.display(), asked.display())]
     OtherBase {
@@ -67,10 +73,9 @@ pub(crate) fn open(
 ) -> Result<Opened, OpenImageError> {
     let target = Target::parse(params)?;
     create_if_missing(&target)?;
-    let left = inheritance.take(device);
-    let mut image = match &left {
-        Some(_) => open_when_free(&target.image, access)?,
-        None => Image::open(&target.image, access)?,
+    let mut image = match inheritance.has_left(device) {
+        true => open_when_free(&target.image, access)?,
+        false => Image::open(&target.image, access)?,
     };
     check_base(&target, &image)?;
     let disk = DiskProperties {
@@ -81,8 +86,14 @@ pub(crate) fn open(
         removable: false,
         cdrom,
     };
-    let left = left.and_then(|left| take_over(left, &mut image, disk.read_only));
-    let can_be_adopted = left.as_ref().is_some_and(RunState::was_connected);
+    let mut left = inheritance.of(device, image.header(), disk.read_only)?;
+    if let Some(left) = &mut left
+        && !disk.read_only
+    {
+        bring_in(left, &mut image)?;
+    }
+    // A disk whose flushes failed is not to look as if they had not.
+    let can_be_adopted = left.as_ref().is_some_and(|left| !left.is_broken());
     let owner = left
         .as_ref()
         .map_or_else(Uuid::new_v4, |left| left.identity().owner);
@@ -107,30 +118,15 @@ fn open_when_free(path: &Path, access: ImageAccess) -> Result<Image, ImageError>
         // Each attempt waits for a while by itself.
         match Image::open(path, access) {
             Err(ImageError::Locked(_)) if begun.elapsed() < DEAD_WRITES_PATIENCE => {}
+            Err(ImageError::Open(error))
+                if matches!(error.problem, OpenProblem::Claimed)
+                    && begun.elapsed() < DEAD_WRITES_PATIENCE =>
+            {
+                std::thread::sleep(CLAIM_PAUSE);
+            }
             opened => return opened,
         }
     }
-}
-
-/// Takes over from the process that left this, if the image is still as that left it.
-fn take_over(mut left: RunState, image: &mut Image, read_only: bool) -> Option<RunState> {
-    let path = image.path().display().to_string();
-    if !inheritance::belongs_to(&left, image.header(), read_only) {
-        tracing::warn!(
-            "{path}: is not as {} tells, which is removed",
-            left.path().display()
-        );
-        remove(&left);
-        return None;
-    }
-    let taken = bring_in(&mut left, image);
-    taken
-        .inspect_err(|error| {
-            tracing::error!("{error}");
-            remove(&left);
-        })
-        .ok()
-        .map(|()| left)
 }
 
 /// Brings what was noted into the image.
@@ -143,12 +139,6 @@ fn bring_in(left: &mut RunState, image: &mut Image) -> Result<(), RunStateError>
         image.add_bits(at, &bytes);
     }
     Ok(())
-}
-
-fn remove(left: &RunState) {
-    if let Err(error) = left.remove() {
-        tracing::warn!("{error}");
-    }
 }
 
 fn create_if_missing(target: &Target) -> Result<(), ImageError> {

@@ -4,10 +4,10 @@ use std::collections::HashMap;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use dscow::header::{Header, State};
-use runstate::{Identity, RunState, RunStateError};
+use runstate::{Identity, RunState, RunStateError, path_of};
 use thiserror::Error;
 use uuid::Uuid;
 use xenstore_glue::DeviceId;
@@ -25,13 +25,13 @@ pub(crate) enum InheritanceError {
         action: &'static str,
         cause: io::Error,
     },
-    /// A guest depends on a daemon of another version.
+    /// A guest depends on what cannot be used here and now.
     #[error(
-        "{0}; nothing is lost while its guest waits: start the cowbackd that left it, or, if the guest of {device} is \
-         gone, remove the file",
+        "{0}; nothing is lost while its guest waits: start the cowbackd that left it, or mend the cause, or, if the guest \
+         of {device} is gone, remove the file",
         device = device_of(.0)
     )]
-    OtherVersion(RunStateError),
+    Unusable(RunStateError),
 }
 
 fn device_of(error: &RunStateError) -> &str {
@@ -44,12 +44,12 @@ fn device_of(error: &RunStateError) -> &str {
 /// The run states of disks, left and new.
 pub(crate) struct Inheritance {
     folder: PathBuf,
-    left: Mutex<HashMap<String, RunState>>,
+    /// Which device each owner was; what has been taken over stays, so that it is found again if its opening fails.
+    known: Mutex<HashMap<Uuid, String>>,
 }
 
 impl Inheritance {
-    /// Looks at what was left. What is not to be understood is reported and removed, unless a daemon of another version
-    /// may understand it.
+    /// Looks at what was left. Only what is no run state is removed.
     pub(crate) fn find(runtime_dir: &Path) -> Result<Self, InheritanceError> {
         let folder = runtime_dir.join(FOLDER);
         let failed = |action| {
@@ -61,32 +61,85 @@ impl Inheritance {
             }
         };
         fs::create_dir_all(&folder).map_err(failed("make it"))?;
-        let mut left = HashMap::new();
+        let mut known = HashMap::new();
         for entry in fs::read_dir(&folder).map_err(failed("list it"))? {
             let path = entry.map_err(failed("list it"))?.path();
-            match RunState::open(&path) {
-                Ok(state) => {
-                    left.insert(state.identity().device.clone(), state);
+            // One that was being made has not been used.
+            let unfinished = path.extension().is_some_and(|extension| extension == "new");
+            match RunState::identify(&path) {
+                Ok(identity) if !unfinished => {
+                    known.insert(identity.owner, identity.device);
                 }
-                Err(error @ RunStateError::Version { .. }) => {
-                    return Err(InheritanceError::OtherVersion(error));
-                }
-                Err(error) => {
-                    tracing::warn!("{error}; it is removed");
+                Ok(_) | Err(RunStateError::Foreign(_)) => {
+                    tracing::warn!("{}: removed, since it is no run state", path.display());
                     fs::remove_file(&path).map_err(failed("remove what is in it"))?;
                 }
+                Err(error) => return Err(InheritanceError::Unusable(error)),
             }
         }
         Ok(Self {
             folder,
-            left: Mutex::new(left),
+            known: Mutex::new(known),
         })
     }
 
-    /// What was left of a device, if anything. The image's header says whether it can be gone on from.
-    pub(crate) fn take(&self, device: DeviceId) -> Option<RunState> {
-        let mut left = self.left.lock().unwrap_or_else(PoisonError::into_inner);
-        left.remove(&device.to_string())
+    /// Whether something was left of a device.
+    pub(crate) fn has_left(&self, device: DeviceId) -> bool {
+        let device = device.to_string();
+        self.known().values().any(|known| *known == device)
+    }
+
+    /// The run state that an image's header belongs to, if there is one. Whatever else there is of the device is of no use
+    /// any more, and removed.
+    ///
+    /// # Errors
+    /// If it is there and cannot be used now.
+    pub(crate) fn of(
+        &self,
+        device: DeviceId,
+        header: &Header,
+        read_only: bool,
+    ) -> Result<Option<RunState>, RunStateError> {
+        let name = device.to_string();
+        let candidates: Vec<(Uuid, bool)> = self
+            .known()
+            .iter()
+            .map(|(owner, known)| (*owner, *known == name))
+            .collect();
+        let mut found = None;
+        for (owner, is_of_device) in candidates {
+            let may_belong = match header.state {
+                _ if read_only => is_of_device,
+                State::InUse { owner: user } => owner == user,
+                State::Clean { .. } => is_of_device,
+            };
+            if !may_belong && !is_of_device {
+                continue;
+            }
+            let path = path_of(&self.folder, owner);
+            if !path.exists() {
+                self.known().remove(&owner);
+                continue;
+            }
+            let state = RunState::open(&path)?;
+            if may_belong && belongs_to(&state, header, read_only) {
+                found = Some(state);
+            } else {
+                tracing::warn!(
+                    "{}: removed, since the image of {name} is not as it tells",
+                    path.display()
+                );
+                self.known().remove(&owner);
+                state.remove()?;
+            }
+        }
+        if let Some(state) = &mut found
+            && state.identity().device != name
+        {
+            state.give_to(&name);
+            self.known().insert(state.identity().owner, name);
+        }
+        Ok(found)
     }
 
     /// A run state for a device. Without one the disk is served all the same, and is lost to its guest if the daemon is
@@ -97,23 +150,27 @@ impl Inheritance {
             device: device.to_string(),
             bits_len,
         };
+        self.known().insert(owner, identity.device.clone());
         RunState::create(&self.folder, identity)
             .inspect_err(|error| {
                 tracing::error!(%device, "{error}; its guest will lose the disk if the daemon is killed");
             })
             .ok()
     }
+
+    fn known(&self) -> MutexGuard<'_, HashMap<Uuid, String>> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 /// Whether the image is as the process left it that this run state is of.
-pub(crate) fn belongs_to(state: &RunState, header: &Header, read_only: bool) -> bool {
-    if state.is_broken() {
-        return false;
+fn belongs_to(state: &RunState, header: &Header, read_only: bool) -> bool {
+    let fits = state.identity().bits_len == header.layout.bitmap_reserved_len();
+    fits && match header.state {
+        // Nothing of it is in the image.
+        _ if read_only => true,
+        State::InUse { owner } => owner == state.identity().owner,
+        // That process has closed it itself; who marks it as clean otherwise does not know what is noted here.
+        State::Clean { .. } => state.closed_generation() == Some(header.generation),
     }
-    read_only
-        || match header.state {
-            State::InUse { owner } => owner == state.identity().owner,
-            // That process has closed it itself; who marks it as clean otherwise does not know what is noted here.
-            State::Clean { .. } => state.closed_generation() == Some(header.generation),
-        }
 }

@@ -40,13 +40,18 @@ pub(crate) const DEVICE_BYTES: usize = 128;
 pub const QUEUES_MAX: usize = 8;
 
 const PAGE: usize = 4096;
-const HEAD_BYTES: usize = PAGE;
+pub(crate) const HEAD_BYTES: usize = PAGE;
 const JOURNAL_BYTES: usize = (Journal::words(RING_SLOTS_MAX) * 4).next_multiple_of(PAGE);
 
 /// Where the bits begin.
 pub(crate) const BITS_START: u64 = 1 << 20;
 
 const _: () = assert!((HEAD_BYTES + QUEUES_MAX * JOURNAL_BYTES) as u64 <= BITS_START);
+
+/// The words of the head that tell which ring a queue has: the grant of its first page, and its event channel.
+pub(crate) const fn ring_word(queue: usize) -> usize {
+    WORD_DEVICE + DEVICE_BYTES / 4 + queue * 2
+}
 
 /// The first word of the journal of a queue.
 pub(crate) const fn journal_word(queue: usize) -> usize {

@@ -12,5 +12,5 @@ mod words;
 
 pub use journal::{Journal, Left, Mismatch, Place, REQUEST_BYTES, RING_SLOTS_MAX, Taken};
 pub use layout::QUEUES_MAX;
-pub use state::{Identity, RunState, RunStateError, path_of};
+pub use state::{Identity, Ring, RunState, RunStateError, path_of};
 pub use words::Words;

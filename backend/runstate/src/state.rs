@@ -12,9 +12,9 @@ use uuid::Uuid;
 
 use crate::journal::{Journal, Left, Mismatch, Place, REQUEST_BYTES};
 use crate::layout::{
-    BITS_START, DEVICE_BYTES, MAGIC, QUEUES_MAX, VERSION, WORD_BITS_LEN, WORD_BROKEN, WORD_CLOSING,
-    WORD_DEVICE, WORD_GENERATION, WORD_MAGIC, WORD_OWNER, WORD_QUEUES, WORD_SLOTS, WORD_VERSION,
-    journal_word,
+    BITS_START, DEVICE_BYTES, HEAD_BYTES, MAGIC, QUEUES_MAX, VERSION, WORD_BITS_LEN, WORD_BROKEN,
+    WORD_CLOSING, WORD_DEVICE, WORD_GENERATION, WORD_MAGIC, WORD_OWNER, WORD_QUEUES, WORD_SLOTS,
+    WORD_VERSION, journal_word, ring_word,
 };
 use crate::mapping::Mapping;
 use crate::words::Words;
@@ -62,7 +62,7 @@ pub enum RunStateError {
         cause: Mismatch,
     },
     /// Not what the frontend describes now.
-    #[error("{}: tells of {found} rings, not of {wanted}", path.display())]
+    #[error("{}: tells of other rings ({found}) than these ({wanted})", path.display())]
     Queues {
         /// The file.
         path: PathBuf,
@@ -82,6 +82,17 @@ pub struct Identity {
     pub device: String,
     /// Length of the image's bitmap in bytes, with what it may grow to.
     pub bits_len: u64,
+}
+
+/// A ring, as far as a run state knows it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Ring {
+    /// The grant of its first page.
+    pub reference: u32,
+    /// The frontend's event channel.
+    pub channel: u32,
+    /// The published response producer index. All before it is answered.
+    pub index: u32,
 }
 
 /// The run state of one disk.
@@ -113,28 +124,46 @@ impl RunState {
         assert!(identity.device.len() <= DEVICE_BYTES, "a device's name");
         let path = path_of(folder, identity.owner);
         let temporary = path.with_extension("new");
-        let failed = |action| system(&temporary, action);
+        let made = Self::make(&temporary, &path, identity);
+        if made.is_err() {
+            // If there is none there is none.
+            let _ = fs::remove_file(&temporary);
+        }
+        made
+    }
+
+    fn make(temporary: &Path, path: &Path, identity: Identity) -> Result<Self, RunStateError> {
+        let failed = |action| system(temporary, action);
         let file = OpenOptions::new()
             .read(true)
             .write(true)
             .create(true)
             .truncate(true)
-            .open(&temporary)
+            .open(temporary)
             .map_err(failed("create it"))?;
         let len = BITS_START + identity.bits_len.next_multiple_of(PAGE);
         file.set_len(len).map_err(failed("set its length"))?;
         reserve(&file, 0, PAGE).map_err(failed("reserve memory for it"))?;
         let memory = Mapping::of(&file, len).map_err(failed("map it"))?;
         write_head(&memory, &identity);
-        fs::rename(&temporary, &path).map_err(failed("name it"))?;
+        fs::rename(temporary, path).map_err(failed("name it"))?;
         Ok(Self {
             reserved: reserved_for(identity.bits_len),
-            path,
+            path: path.to_owned(),
             file,
             memory,
             identity,
             journals: Vec::new(),
         })
+    }
+
+    /// Whose run state is in a file. Looks at nothing but its head.
+    ///
+    /// # Errors
+    /// If it is not a run state, or of another version.
+    pub fn identify(path: &Path) -> Result<Identity, RunStateError> {
+        let file = File::open(path).map_err(system(path, "open it"))?;
+        Ok(read_head(&file, path)?.0)
     }
 
     /// Opens what another process left.
@@ -148,24 +177,8 @@ impl RunState {
             .write(true)
             .open(path)
             .map_err(failed("open it"))?;
-        let len = file.metadata().map_err(failed("ask for its length"))?.len();
-        if len < BITS_START {
-            return Err(RunStateError::Foreign(path.to_owned()));
-        }
+        let (identity, len) = read_head(&file, path)?;
         let memory = Mapping::of(&file, len).map_err(failed("map it"))?;
-        let found = [WORD_MAGIC, WORD_MAGIC + 1].map(|word| memory.load(word));
-        let identity = read_identity(&memory);
-        if found != MAGIC || len != BITS_START + identity.bits_len.next_multiple_of(PAGE) {
-            return Err(RunStateError::Foreign(path.to_owned()));
-        }
-        let version = memory.load(WORD_VERSION);
-        if version != VERSION {
-            return Err(RunStateError::Version {
-                path: path.to_owned(),
-                version,
-                identity,
-            });
-        }
         Ok(Self {
             path: path.to_owned(),
             file,
@@ -186,27 +199,39 @@ impl RunState {
         &self.path
     }
 
-    /// Begins anew with a frontend that was just connected: rings of `slots` slots, whose next requests are `req_cons`.
+    /// Gives it to another device, whose image it is now.
+    ///
+    /// # Panics
+    /// If the name is too long.
+    pub fn give_to(&mut self, device: &str) {
+        self.disconnect();
+        store_device(&self.memory, device);
+        device.clone_into(&mut self.identity.device);
+    }
+
+    /// Begins anew with a frontend that was just connected: rings of `slots` slots each.
     ///
     /// # Errors
     /// If there is no memory for it.
     ///
     /// # Panics
     /// If a frontend cannot have such rings.
-    pub fn connect(&mut self, slots: u32, req_cons: &[u32]) -> Result<(), RunStateError> {
-        assert!(req_cons.len() <= QUEUES_MAX, "{} queues", req_cons.len());
+    pub fn connect(&mut self, slots: u32, rings: &[Ring]) -> Result<(), RunStateError> {
+        assert!(rings.len() <= QUEUES_MAX, "{} queues", rings.len());
         self.memory.store(WORD_QUEUES, 0);
-        for queue in 0..req_cons.len() {
+        for queue in 0..rings.len() {
             let (start, len) = (journal_word(queue) * 4, Journal::words(slots) * 4);
             reserve(&self.file, start as u64, len as u64)
                 .map_err(system(&self.path, "reserve memory for a ring"))?;
         }
-        let begin = |(queue, req_cons): (usize, &u32)| {
-            Journal::begin(&self.memory, journal_word(queue), slots, *req_cons)
+        let begin = |(queue, ring): (usize, &Ring)| {
+            self.memory.store(ring_word(queue), ring.reference);
+            self.memory.store(ring_word(queue) + 1, ring.channel);
+            Journal::begin(&self.memory, journal_word(queue), slots, ring.index)
         };
-        self.journals = req_cons.iter().enumerate().map(begin).collect();
+        self.journals = rings.iter().enumerate().map(begin).collect();
         self.memory.store(WORD_SLOTS, slots);
-        let count = u32::try_from(req_cons.len()).expect("at most QUEUES_MAX");
+        let count = u32::try_from(rings.len()).expect("at most QUEUES_MAX");
         self.memory.store(WORD_QUEUES, count);
         Ok(())
     }
@@ -216,15 +241,20 @@ impl RunState {
         self.memory.load(WORD_QUEUES) > 0
     }
 
-    /// Goes on with the frontend of the process that left it; `rings` are the slots and the published response producer
-    /// indices of its rings.
+    /// Goes on with the frontend of the process that left it, with rings of `slots` slots.
     ///
     /// # Errors
     /// If these rings are not what it tells of.
-    pub fn resume(&mut self, rings: &[(u32, u32)]) -> Result<Vec<Left>, RunStateError> {
-        let slots = self.memory.load(WORD_SLOTS);
+    pub fn resume(&mut self, slots: u32, rings: &[Ring]) -> Result<Vec<Left>, RunStateError> {
         let found = self.memory.load(WORD_QUEUES) as usize;
-        if found != rings.len() || rings.iter().any(|ring| ring.0 != slots) {
+        let is_same = |(queue, ring): (usize, &Ring)| {
+            let [reference, channel] = [0, 1].map(|word| self.memory.load(ring_word(queue) + word));
+            ring.reference == reference && ring.channel == channel
+        };
+        if found != rings.len()
+            || slots != self.memory.load(WORD_SLOTS)
+            || !rings.iter().enumerate().all(is_same)
+        {
             return Err(RunStateError::Queues {
                 path: self.path.clone(),
                 found,
@@ -233,9 +263,9 @@ impl RunState {
         }
         let mut lefts = Vec::new();
         let mut journals = Vec::new();
-        for (queue, (slots, rsp_prod)) in rings.iter().enumerate() {
+        for (queue, ring) in rings.iter().enumerate() {
             let (journal, left) =
-                Journal::resume(&self.memory, journal_word(queue), *slots, *rsp_prod).map_err(
+                Journal::resume(&self.memory, journal_word(queue), slots, ring.index).map_err(
                     |cause| RunStateError::Ring {
                         path: self.path.clone(),
                         queue,
@@ -395,22 +425,59 @@ fn write_head(memory: &Mapping, identity: &Identity) {
     let bits_len = identity.bits_len;
     store_u64(memory, WORD_BITS_LEN, bits_len);
     store_bytes(memory, WORD_OWNER, identity.owner.as_bytes());
-    let mut device = [0; DEVICE_BYTES];
-    device[..identity.device.len()].copy_from_slice(identity.device.as_bytes());
-    store_bytes(memory, WORD_DEVICE, &device);
+    store_device(memory, &identity.device);
     memory.store(WORD_VERSION, VERSION);
     memory.store(WORD_MAGIC, MAGIC[0]);
     memory.store(WORD_MAGIC + 1, MAGIC[1]);
 }
 
-fn read_identity(memory: &Mapping) -> Identity {
-    let device: [u8; DEVICE_BYTES] = load_bytes(memory, WORD_DEVICE);
-    let len = device.iter().position(|byte| *byte == 0);
-    Identity {
-        owner: Uuid::from_bytes(load_bytes(memory, WORD_OWNER)),
-        device: String::from_utf8_lossy(&device[..len.unwrap_or(DEVICE_BYTES)]).into_owned(),
-        bits_len: load_u64(memory, WORD_BITS_LEN),
+fn store_device(memory: &Mapping, device: &str) {
+    let mut bytes = [0; DEVICE_BYTES];
+    bytes[..device.len()].copy_from_slice(device.as_bytes());
+    store_bytes(memory, WORD_DEVICE, &bytes);
+}
+
+/// Whose a run state is, and how long its file. Read and not mapped: a file without storage, on a file system that is full,
+/// would kill who touches it.
+fn read_head(file: &File, path: &Path) -> Result<(Identity, u64), RunStateError> {
+    let foreign = || RunStateError::Foreign(path.to_owned());
+    let len = file
+        .metadata()
+        .map_err(system(path, "ask for its length"))?
+        .len();
+    let mut head = [0; HEAD_BYTES];
+    match file.read_exact_at(&mut head, 0) {
+        Err(cause) if cause.kind() == io::ErrorKind::UnexpectedEof => return Err(foreign()),
+        read => read.map_err(system(path, "read it"))?,
     }
+    let word = |index: usize| {
+        let bytes = &head[index * 4..index * 4 + 4];
+        u32::from_ne_bytes(bytes.try_into().expect("four bytes"))
+    };
+    if [word(WORD_MAGIC), word(WORD_MAGIC + 1)] != MAGIC {
+        return Err(foreign());
+    }
+    let owner = &head[WORD_OWNER * 4..WORD_OWNER * 4 + 16];
+    let device = &head[WORD_DEVICE * 4..WORD_DEVICE * 4 + DEVICE_BYTES];
+    let device_len = device.iter().position(|byte| *byte == 0);
+    let identity = Identity {
+        owner: Uuid::from_slice(owner).expect("sixteen bytes"),
+        device: String::from_utf8_lossy(&device[..device_len.unwrap_or(DEVICE_BYTES)]).into_owned(),
+        bits_len: u64::from(word(WORD_BITS_LEN)) | u64::from(word(WORD_BITS_LEN + 1)) << 32,
+    };
+    let version = word(WORD_VERSION);
+    if version != VERSION {
+        return Err(RunStateError::Version {
+            path: path.to_owned(),
+            version,
+            identity,
+        });
+    }
+    let expected = identity.bits_len.checked_next_multiple_of(PAGE);
+    if expected.and_then(|bits| bits.checked_add(BITS_START)) != Some(len) {
+        return Err(foreign());
+    }
+    Ok((identity, len))
 }
 
 fn store_u64(memory: &Mapping, word: usize, value: u64) {

@@ -205,3 +205,43 @@ fn what_a_daemon_of_another_version_left_is_not_touched() {
     rig.detach(&disk, frontend);
     rig.assert_clean("vm.cow");
 }
+
+#[test]
+fn a_base_that_is_away_for_a_while_costs_nothing_after_a_kill() {
+    let mut rig = Rig::start();
+    let guest = rig.guest(1);
+    let (disk, mut frontend) = rig.connect(&guest, "xvda", "vm.cow");
+    frontend.write(0, &[1; 4096]).unwrap();
+    rig.daemon.kill().unwrap();
+    let (base, away) = (rig.path("base.img"), rig.path("away.img"));
+    std::fs::rename(&base, &away).unwrap();
+    rig.daemon.restart().unwrap();
+    rig.daemon
+        .wait_for_log("base.img: does not exist", PATIENCE)
+        .unwrap();
+    std::fs::rename(&away, &base).unwrap();
+    // It is tried again by itself.
+    assert_eq!(frontend.read(0, 4096).unwrap(), [1; 4096]);
+    rig.detach(&disk, frontend);
+    rig.assert_clean("vm.cow");
+}
+
+#[test]
+fn what_a_guest_wrote_before_a_kill_is_there_for_the_next_guest() {
+    let mut rig = Rig::start();
+    let guest = rig.guest(1);
+    let (disk, mut frontend) = rig.connect(&guest, "xvda", "vm.cow");
+    // Answered, and not flushed: its bits are in the run state only.
+    frontend.write(0, &[1; 4096]).unwrap();
+    rig.daemon.kill().unwrap();
+    let xenstore = rig.host.xenstore();
+    for path in [disk.frontend_path(), disk.backend_path()] {
+        xenstore.rm(path).unwrap();
+    }
+    rig.daemon.restart().unwrap();
+    let guest = rig.guest(2);
+    let (disk, mut frontend) = rig.connect(&guest, "xvda", "vm.cow");
+    assert_eq!(frontend.read(0, 4096).unwrap(), [1; 4096]);
+    rig.detach(&disk, frontend);
+    rig.assert_clean("vm.cow");
+}

@@ -66,6 +66,9 @@ pub(super) struct Link {
 pub(super) struct Queue {
     pub(super) ring: BackRing<RingMemory>,
     pub(super) channel: Channel,
+    /// The grant of the ring's first page, and the frontend's channel: which ring it is.
+    reference: u32,
+    port: u32,
 }
 
 /// Why a frontend cannot be connected to.
@@ -123,6 +126,16 @@ impl Link {
         self.queues[queue].ring.size()
     }
 
+    /// The rings, as the run state knows them.
+    pub(super) fn rings(&self) -> Vec<runstate::Ring> {
+        let ring = |queue: &Queue| runstate::Ring {
+            reference: queue.reference,
+            channel: queue.port,
+            index: queue.ring.next_response_index(),
+        };
+        self.queues.iter().map(ring).collect()
+    }
+
     /// Whether this refusal is the first of its kind on this connection, and worth a line in the log.
     pub(super) fn is_first(&mut self, reason: Reason) -> bool {
         self.logged.insert(reason)
@@ -140,7 +153,12 @@ impl Queue {
         let mapping = gnttab.map(DomId(domid), &refs, Access::ReadWrite)?;
         let ring = BackRing::attach(RingMemory(mapping), abi)?;
         let channel = Channel::bind(domid, queue.event_channel.0)?;
-        Ok(Self { ring, channel })
+        Ok(Self {
+            ring,
+            channel,
+            reference: refs.first().map_or(0, |first| first.0),
+            port: queue.event_channel.0,
+        })
     }
 
     /// Shows the frontend its responses, and wakes it if it asked for that.

@@ -191,7 +191,9 @@ impl Vbd {
     /// # Errors
     /// If the rings are not those of that process, for people.
     pub(super) fn begin_link(&mut self, link: &mut Link, adopt: bool) -> Result<Vec<Left>, String> {
-        if !adopt {
+        let was_connected = self.noted(|run_state| run_state.was_connected());
+        // It may have disconnected, with everything answered, and died before xenstore knew.
+        if !adopt || was_connected == Some(false) {
             self.begin_journals(link);
             return Ok(Vec::new());
         }
@@ -199,13 +201,8 @@ impl Vbd {
             return Err("nothing was left to go on from".to_owned());
         };
         let mut run_state = run_state.borrow_mut();
-        let rings: Vec<_> = link
-            .queues
-            .iter()
-            .map(|queue| (queue.ring.size(), queue.ring.next_response_index()))
-            .collect();
         let left = run_state
-            .resume(&rings)
+            .resume(link.ring_size(0), &link.rings())
             .map_err(|error| error.to_string())?;
         for (queue, left) in link.queues.iter_mut().zip(&left) {
             queue
@@ -218,15 +215,9 @@ impl Vbd {
 
     /// Without a journal the guest is served all the same.
     fn begin_journals(&mut self, link: &Link) {
-        let taken: Vec<u32> = link
-            .queues
-            .iter()
-            .map(|queue| queue.ring.req_cons())
-            .collect();
-        let slots = link.ring_size(0);
         let begun = self.noted(|run_state| {
             run_state
-                .connect(slots, &taken)
+                .connect(link.ring_size(0), &link.rings())
                 .inspect_err(|_| drop(run_state.remove()))
         });
         if let Some(Err(error)) = begun {

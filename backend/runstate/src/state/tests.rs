@@ -14,7 +14,14 @@ fn what_one_process_leaves_another_one_finds() {
     let folder = tempfile::tempdir().unwrap();
     let identity = identity();
     let mut left = RunState::create(folder.path(), identity.clone()).unwrap();
-    left.connect(32, &[7, 8]).unwrap();
+    let rings = |first, second| {
+        [(11, first), (12, second)].map(|(reference, index)| Ring {
+            reference,
+            channel: 5,
+            index,
+        })
+    };
+    left.connect(32, &rings(7, 8)).unwrap();
     let first = left.take(0, &[1; REQUEST_BYTES]);
     left.take(0, &[2; REQUEST_BYTES]);
     left.take(1, &[3; REQUEST_BYTES]);
@@ -29,7 +36,7 @@ fn what_one_process_leaves_another_one_finds() {
     let mut found = RunState::open(&path).unwrap();
     assert_eq!(found.identity(), &identity);
     assert!(found.was_connected() && !found.is_broken());
-    let lefts = found.resume(&[(32, 8), (32, 8)]).unwrap();
+    let lefts = found.resume(32, &rings(8, 8)).unwrap();
     let requests = |left: &Left| -> Vec<(u32, u8)> {
         let of = |taken: &Taken| (taken.index, taken.request[0]);
         left.unanswered.iter().map(of).collect()
@@ -53,8 +60,12 @@ fn what_one_process_leaves_another_one_finds() {
         .collect();
     assert_eq!(bits, expected);
 
-    let error = found.resume(&[(32, 8)]).unwrap_err().to_string();
-    assert!(error.ends_with("tells of 2 rings, not of 1"), "{error}");
+    let mut others = rings(8, 8);
+    others[1].reference = 13;
+    for other in [&rings(8, 8)[..1], &others] {
+        let error = found.resume(32, other).unwrap_err().to_string();
+        assert!(error.contains("tells of other rings"), "{error}");
+    }
     found.remove().unwrap();
     assert!(!path.exists());
 }
