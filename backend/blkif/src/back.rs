@@ -31,29 +31,12 @@ impl<M: SharedMemory> BackRing<M> {
     pub fn attach(memory: M, abi: Abi) -> Result<Self, RingError> {
         let shared = SharedRing::new(memory, abi)?;
         let rsp_prod = shared.rsp_prod();
-        Self::resume(shared, rsp_prod, rsp_prod)
-    }
-
-    /// Attaches to a ring of which an earlier process has taken the requests up to `req_cons`, and answered
-    /// as many as the shared page has responses. The others up to `req_cons` wait for their responses:
-    /// they are [`in_flight`](Self::in_flight).
-    ///
-    /// # Errors
-    /// As for [`attach`](Self::attach); also if `req_cons` does not fit the shared page's indices, which
-    /// the frontend can have changed.
-    pub fn attach_at(memory: M, abi: Abi, req_cons: u32) -> Result<Self, RingError> {
-        let shared = SharedRing::new(memory, abi)?;
-        let rsp_prod = shared.rsp_prod();
-        Self::resume(shared, rsp_prod, req_cons)
-    }
-
-    fn resume(shared: SharedRing<M>, rsp_prod: u32, req_cons: u32) -> Result<Self, RingError> {
-        let indices = BackIndices::resume(shared.slots(), rsp_prod, req_cons)?;
+        let indices = BackIndices::resume(shared.slots(), rsp_prod, rsp_prod)?;
         indices.pending(shared.req_prod())?;
         Ok(Self {
             shared,
             indices,
-            seen_prod: req_cons,
+            seen_prod: rsp_prod,
         })
     }
 

@@ -100,6 +100,7 @@ impl Devices {
             }
             Order::Forgotten { device } => {
                 self.devices().remove(&device);
+                self.inner.inheritance.forget(device);
                 tracing::info!(%device, "gone");
             }
         }

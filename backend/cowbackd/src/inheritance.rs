@@ -86,7 +86,20 @@ impl Inheritance {
     /// Whether something was left of a device.
     pub(crate) fn has_left(&self, device: DeviceId) -> bool {
         let device = device.to_string();
-        self.known().values().any(|known| *known == device)
+        self.known()
+            .iter()
+            .any(|(owner, known)| *known == device && self.exists(*owner))
+    }
+
+    /// A device is gone. What is left of it all the same, since its image was not closed, stays known.
+    pub(crate) fn forget(&self, device: DeviceId) {
+        let device = device.to_string();
+        self.known()
+            .retain(|owner, known| *known != device || self.exists(*owner));
+    }
+
+    fn exists(&self, owner: Uuid) -> bool {
+        path_of(&self.folder, owner).exists()
     }
 
     /// The run state that an image's header belongs to, if there is one. Whatever else there is of the device is of no use

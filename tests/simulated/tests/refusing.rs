@@ -271,3 +271,17 @@ fn a_frontend_that_fails_to_connect_again_and_again_is_let_try_only_so_often() {
     rig.destroy(&guest, &disk);
     rig.assert_clear();
 }
+
+#[test]
+fn a_device_that_was_detached_before_is_refused_at_once() {
+    let rig = Rig::start();
+    let (one, two) = (rig.guest(1), rig.guest(2));
+    let (disk, frontend) = rig.connect(&one, "xvda", "one.cow");
+    rig.detach(&disk, frontend);
+    rig.destroy(&one, &disk);
+    let (_held, _frontend) = rig.connect(&two, "xvda", "two.cow");
+    let spec = rig.spec("xvda", &rig.overlay_target("two.cow"));
+    let again = rig.guest(1);
+    let error = rig.host.toolstack().attach(&again, &spec).unwrap_err();
+    assert!(error.to_string().contains("in use by"), "{error}");
+}

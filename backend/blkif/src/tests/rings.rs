@@ -46,6 +46,17 @@ fn pair(index: u32) -> (LocalMemory, FrontRing<LocalMemory>, BackRing<LocalMemor
     (memory, front, back)
 }
 
+/// Attaches to a ring of which an earlier process has taken the requests up to `req_cons`.
+fn attach_at<M: SharedMemory>(
+    memory: M,
+    abi: Abi,
+    req_cons: u32,
+) -> Result<BackRing<M>, RingError> {
+    let mut ring = BackRing::attach(memory, abi)?;
+    ring.resume_at(req_cons)?;
+    Ok(ring)
+}
+
 #[test]
 fn a_ring_goes_around_in_every_size_and_layout() {
     for pages in [1, 2, 4, 8, 16] {
@@ -235,7 +246,7 @@ fn a_ring_is_taken_over_where_the_page_stands() {
     back.push_response(okay(0)).expect("a request waits");
     drop(back);
 
-    let mut heir = BackRing::attach_at(memory, Abi::X86_64, 0).expect("attach");
+    let mut heir = attach_at(memory, Abi::X86_64, 0).expect("attach");
     assert_eq!(heir.published_rsp_prod(), u32::MAX - 1);
     assert_eq!(heir.next_response_index(), u32::MAX - 1);
     assert_eq!(heir.published_req_prod(), 2);
@@ -256,9 +267,8 @@ fn a_ring_that_cannot_be_taken_over() {
     let memory = LocalMemory::new(1);
     memory.poke(REQ_PROD, 40);
     memory.poke(RSP_PROD, 8);
-    let attach_at = |req_cons| {
-        BackRing::attach_at(memory.clone(), Abi::X86_32, req_cons).map(|ring| ring.in_flight())
-    };
+    let attach_at =
+        |req_cons| attach_at(memory.clone(), Abi::X86_32, req_cons).map(|ring| ring.in_flight());
     assert_eq!(attach_at(40), Ok(32));
     assert_eq!(
         attach_at(41),
@@ -386,7 +396,7 @@ impl Model {
             }
             Step::TakeOver => {
                 let req_cons = back.req_cons();
-                *back = BackRing::attach_at(memory.clone(), Abi::X86_64, req_cons).expect("attach");
+                *back = attach_at(memory.clone(), Abi::X86_64, req_cons).expect("attach");
                 self.in_flight.extend(self.answered.drain(..));
             }
         }

@@ -143,7 +143,7 @@ impl Vbd {
         }
     }
 
-    /// Whether a disk that is being let go has waited for space long enough. The guest sees errors then.
+    /// Whether a disk that is being let go has waited for space long enough.
     fn is_done_waiting(&mut self) -> bool {
         let being_let_go = self.disconnecting || self.closing;
         if !being_let_go || self.space_is_back {
