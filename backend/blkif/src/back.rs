@@ -107,8 +107,7 @@ impl<M: SharedMemory> BackRing<M> {
         if self.pending()? > 0 {
             return Ok(true);
         }
-        self.shared
-            .set_req_event(self.indices.req_cons().wrapping_add(1));
+        self.shared.set_req_event(self.indices.req_event());
         Ok(self.pending()? > 0)
     }
 

@@ -11,6 +11,10 @@
 //! `rsp_prod` and `req_cons` are ours; `req_prod` is what the peer says, and anything that breaks the
 //! chain is hostile.
 
+mod index;
+
+pub(crate) use index::Index;
+
 /// A ring that cannot be worked with, or an index that no honest peer writes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum RingError {
@@ -57,21 +61,22 @@ pub enum RingError {
     NothingToAnswer(u32),
 }
 
-/// The backend's private indices.
+/// The backend's private indices. They have 32 bits; only a proof that tries all of them makes do with fewer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct BackIndices {
+pub(crate) struct BackIndices<const BITS: u32 = 32> {
     size: u32,
-    req_cons: u32,
-    rsp_prod: u32,
-    published: u32,
+    req_cons: Index<BITS>,
+    rsp_prod: Index<BITS>,
+    published: Index<BITS>,
 }
 
-impl BackIndices {
+impl<const BITS: u32> BackIndices<BITS> {
     /// Indices of a ring with `size` slots, a power of two, whose responses up to `rsp_prod` are
     /// published and whose requests up to `req_cons` have been taken.
     pub(crate) fn resume(size: u32, rsp_prod: u32, req_cons: u32) -> Result<Self, RingError> {
         debug_assert!(size.is_power_of_two());
-        if req_cons.wrapping_sub(rsp_prod) > size {
+        let (responses, requests) = (Index::new(rsp_prod), Index::new(req_cons));
+        if requests.since(responses) > size {
             return Err(RingError::ResumeOutOfRange {
                 req_cons,
                 rsp_prod,
@@ -80,9 +85,9 @@ impl BackIndices {
         }
         Ok(Self {
             size,
-            req_cons,
-            rsp_prod,
-            published: rsp_prod,
+            req_cons: requests,
+            rsp_prod: responses,
+            published: responses,
         })
     }
 
@@ -91,16 +96,21 @@ impl BackIndices {
     }
 
     pub(crate) const fn req_cons(&self) -> u32 {
-        self.req_cons
+        self.req_cons.get()
     }
 
     pub(crate) const fn rsp_prod(&self) -> u32 {
-        self.rsp_prod
+        self.rsp_prod.get()
+    }
+
+    /// The event index with which the peer tells of the next request.
+    pub(crate) const fn req_event(&self) -> u32 {
+        self.req_cons.next().get()
     }
 
     /// Requests taken and not answered.
     pub(crate) const fn in_flight(&self) -> u32 {
-        self.req_cons.wrapping_sub(self.rsp_prod)
+        self.req_cons.since(self.rsp_prod)
     }
 
     /// Requests that can be taken if the peer's producer index is `req_prod`.
@@ -108,11 +118,11 @@ impl BackIndices {
     /// The first check is `RING_REQUEST_PROD_OVERFLOW` of `ring.h`. The second one goes beyond it: a
     /// producer that went back would have us take slots that hold responses.
     pub(crate) fn pending(&self, req_prod: u32) -> Result<u32, RingError> {
-        let outstanding = req_prod.wrapping_sub(self.rsp_prod);
+        let outstanding = Index::new(req_prod).since(self.rsp_prod);
         if outstanding > self.size {
             return Err(RingError::RequestOverflow {
                 req_prod,
-                rsp_prod: self.rsp_prod,
+                rsp_prod: self.rsp_prod.get(),
                 size: self.size,
             });
         }
@@ -120,37 +130,45 @@ impl BackIndices {
             .checked_sub(self.in_flight())
             .ok_or(RingError::ProducerWentBack {
                 req_prod,
-                req_cons: self.req_cons,
+                req_cons: self.req_cons.get(),
             })
     }
 
     /// Takes a request that [`BackIndices::pending`] has counted; the slot it is in.
     pub(crate) fn take(&mut self) -> u32 {
-        let slot = self.req_cons & (self.size - 1);
-        self.req_cons = self.req_cons.wrapping_add(1);
+        let slot = self.req_cons.slot(self.size);
+        self.req_cons = self.req_cons.next();
         slot
     }
 
     /// Claims the slot for a response.
     pub(crate) fn respond(&mut self) -> Result<u32, RingError> {
         if self.in_flight() == 0 {
-            return Err(RingError::NothingToAnswer(self.rsp_prod));
+            return Err(RingError::NothingToAnswer(self.rsp_prod.get()));
         }
-        let slot = self.rsp_prod & (self.size - 1);
-        self.rsp_prod = self.rsp_prod.wrapping_add(1);
+        let slot = self.rsp_prod.slot(self.size);
+        self.rsp_prod = self.rsp_prod.next();
         Ok(slot)
     }
 
     /// Notes that the responses so far are published: the indices before and after, `None` if there was
-    /// nothing new.
+    /// nothing new. (Or exactly 2^32 new ones; nobody waits that long.)
     pub(crate) fn publish(&mut self) -> Option<(u32, u32)> {
         let old = std::mem::replace(&mut self.published, self.rsp_prod);
-        (old != self.rsp_prod).then_some((old, self.rsp_prod))
+        (old != self.rsp_prod).then_some((old.get(), self.rsp_prod.get()))
     }
 }
 
 /// Whether a peer that asked to be told at index `event` must be, now that the index moved from `old` to
 /// `new`: it must if it moved past the entry before `event` (`RING_PUSH_*_AND_CHECK_NOTIFY`).
 pub(crate) const fn must_notify(old: u32, new: u32, event: u32) -> bool {
-    new.wrapping_sub(event) < new.wrapping_sub(old)
+    moved_past::<32>(Index::new(old), Index::new(new), Index::new(event))
+}
+
+pub(crate) const fn moved_past<const BITS: u32>(
+    old: Index<BITS>,
+    new: Index<BITS>,
+    event: Index<BITS>,
+) -> bool {
+    new.since(event) < new.since(old)
 }

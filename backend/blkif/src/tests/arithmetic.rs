@@ -16,8 +16,8 @@ fn pending_says_what_unbounded_indices_say() {
         for size in [1_u64, 2, 4, 8] {
             for in_flight in 0..=size {
                 let req_cons = base + in_flight;
-                let indices =
-                    BackIndices::resume(wrap(size), wrap(base), wrap(req_cons)).expect("resume");
+                let indices = BackIndices::<32>::resume(wrap(size), wrap(base), wrap(req_cons))
+                    .expect("resume");
                 assert_eq!(u64::from(indices.in_flight()), in_flight);
                 for req_prod in base - 40..base + 40 {
                     let expected = if req_prod < base || req_prod > base + size {
@@ -49,11 +49,11 @@ fn pending_says_what_unbounded_indices_say() {
 fn resume_takes_only_what_can_be_in_flight() {
     for base in BASES {
         for ahead in 0..=32 {
-            assert!(BackIndices::resume(32, wrap(base), wrap(base + ahead)).is_ok());
+            assert!(BackIndices::<32>::resume(32, wrap(base), wrap(base + ahead)).is_ok());
         }
         for req_cons in [base - 1, base + 33, base + (1 << 31)] {
             assert_eq!(
-                BackIndices::resume(32, wrap(base), wrap(req_cons)),
+                BackIndices::<32>::resume(32, wrap(base), wrap(req_cons)),
                 Err(RingError::ResumeOutOfRange {
                     req_cons: wrap(req_cons),
                     rsp_prod: wrap(base),
@@ -66,7 +66,7 @@ fn resume_takes_only_what_can_be_in_flight() {
 
 #[test]
 fn slots_follow_the_index_across_the_wrap() {
-    let mut indices = BackIndices::resume(4, u32::MAX - 1, u32::MAX - 1).expect("resume");
+    let mut indices = BackIndices::<32>::resume(4, u32::MAX - 1, u32::MAX - 1).expect("resume");
     assert_eq!(indices.take(), 2);
     assert_eq!(indices.take(), 3);
     assert_eq!(indices.take(), 0);
