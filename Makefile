@@ -7,7 +7,7 @@ SHELL := /bin/bash
 nextest := $(shell command -v cargo-nextest 2> /dev/null)
 scripts := $(shell git ls-files --cached --others --exclude-standard | xargs -r grep -lE '^\#!.*\b(ba)?sh$$|^\# shellcheck shell=' -- 2> /dev/null)
 
-.PHONY: build demo check test xen-test xen-shell crash fuzz fuzz-keep hotplug-test bench bench-report deps deps-build deps-check deps-xen deps-bench fmt clippy unit-test shellcheck
+.PHONY: build demo check test xen-test xen-shell crash fuzz fuzz-keep hotplug-test bench bench-report xen-bench xen-bench-report deps deps-build deps-check deps-xen deps-bench fmt clippy unit-test shellcheck
 
 build: deps-build
 	cargo build --release --locked -p cowback -p cowbackd
@@ -46,6 +46,19 @@ bench-report:
 	cargo build --release --locked -p bench
 	target/release/bench report target/bench/bench.json > target/bench/performance.md
 	mv target/bench/performance.md docs/performance.md
+
+# Xen's ways of giving a disk to a guest, side by side on real Xen in an emulated machine: half an hour on a machine that does
+# nothing else. XEN_BENCH_ARGS='--quick', '--rounds N', '--rounds-2 N' (with two vcpus).
+xen-bench: build deps-xen
+	cargo build --release --locked -p bench
+	tests/xen/bench/run $(XEN_BENCH_ARGS)
+	target/release/bench xen-collect target/bench/xen --json target/bench/xen-bench.json
+
+# docs/performance-xen.md, from what `make xen-bench` has measured.
+xen-bench-report:
+	cargo build --release --locked -p bench
+	target/release/bench xen-report target/bench/xen-bench.json > target/bench/performance-xen.md
+	mv target/bench/performance-xen.md docs/performance-xen.md
 
 hotplug-test:
 	tests/hotplug/run

@@ -3,6 +3,7 @@
 //! - [`pattern`]: what is asked of every contender; [`fio`] and [`direct`] ask it.
 //! - [`contender`], [`server`]: who is measured, and how each is set up; [`site`]: where.
 //! - [`throughput`], [`alone`], [`chain`], [`opening`], [`space`]: what is measured; [`suite`] does all of it.
+//! - [`xen`]: the same for disks of guests on Xen, which `tests/xen/bench` measures.
 //! - [`report`], [`render`]: what was found, and how it is shown.
 
 #![forbid(unsafe_code)]
@@ -32,3 +33,4 @@ pub mod strategies;
 pub mod suite;
 pub mod throughput;
 pub mod tool;
+pub mod xen;

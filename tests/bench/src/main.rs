@@ -15,7 +15,10 @@ use bench::render;
 use bench::report::{Report, Settings};
 use bench::scale::Scale;
 use bench::suite::{self, Plan};
+use bench::xen;
+use bench::xen::report::XenReport;
 use clap::{Parser, Subcommand};
+use serde::de::DeserializeOwned;
 
 /// Measures cowback against raw files and qemu-nbd, side by side.
 #[derive(Parser)]
@@ -31,6 +34,23 @@ enum Command {
     /// Print docs/performance.md, made from the figures that a run has kept
     Report {
         /// The figures
+        json: PathBuf,
+    },
+    /// Make a report of what `tests/xen/bench/run` has measured, print its tables, and keep it as JSON
+    XenCollect {
+        /// What it has left
+        folder: PathBuf,
+        /// Where to keep the report
+        #[arg(
+            long,
+            value_name = "PATH",
+            default_value = "target/bench/xen-bench.json"
+        )]
+        json: PathBuf,
+    },
+    /// Print docs/performance-xen.md, made from such a report
+    XenReport {
+        /// The report
         json: PathBuf,
     },
     /// Drive one image through the engine and an executor, and say what was measured
@@ -73,8 +93,13 @@ fn main() -> ExitCode {
     let result = match Args::parse().command {
         Command::Run(args) if args.inside => run(&args),
         Command::Run(_) => run_inside(),
-        Command::Report { json } => read_report(&json).map(|report| {
+        Command::Report { json } => read_report(&json).map(|report: Report| {
             print!("{}", render::document(&report));
+            ExitCode::SUCCESS
+        }),
+        Command::XenCollect { folder, json } => xen_collect(&folder, &json),
+        Command::XenReport { json } => read_report(&json).map(|report: XenReport| {
+            print!("{}", xen::render::document(&report));
             ExitCode::SUCCESS
         }),
         Command::Direct(args) => single::direct(&args),
@@ -132,7 +157,14 @@ fn run(args: &RunArgs) -> Result<ExitCode> {
     })
 }
 
-fn read_report(json: &Path) -> Result<Report> {
+fn xen_collect(folder: &Path, json: &Path) -> Result<ExitCode> {
+    let report = xen::collect::collect(folder)?;
+    fs::write(json, serde_json::to_string_pretty(&report)? + "\n")?;
+    print!("{}", xen::render::tables(&report));
+    Ok(ExitCode::SUCCESS)
+}
+
+fn read_report<R: DeserializeOwned>(json: &Path) -> Result<R> {
     let text =
         fs::read_to_string(json).map_err(BenchError::io(format!("read {}", json.display())))?;
     serde_json::from_str(&text).map_err(|cause| {

@@ -3,7 +3,7 @@
 #[cfg(test)]
 pub(crate) mod fixture;
 mod markdown;
-mod numbers;
+pub(crate) mod numbers;
 mod table;
 #[cfg(test)]
 mod tests;
@@ -26,16 +26,16 @@ const SECTIONS: [(&str, &str); 7] = [
 ];
 
 /// The cells of a row that come after what is done, and where.
-struct Cells {
-    ours: String,
-    peer: String,
-    ratio: String,
-    target: String,
-    result: &'static str,
+pub(crate) struct Cells {
+    pub(crate) ours: String,
+    pub(crate) peer: String,
+    pub(crate) ratio: String,
+    pub(crate) target: String,
+    pub(crate) result: &'static str,
 }
 
 impl Cells {
-    fn of(row: &Row) -> Self {
+    pub(crate) fn of(row: &Row) -> Self {
         let peer = row
             .peer
             .as_ref()
@@ -57,7 +57,7 @@ impl Cells {
     }
 }
 
-fn wanted(row: &Row, target: Target) -> String {
+pub(crate) fn wanted(row: &Row, target: Target) -> String {
     match target {
         Target::RatioAtLeast(bound) => format!("≥ {bound}"),
         Target::RatioAtMost(bound) => format!("≤ {bound}"),

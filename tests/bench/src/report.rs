@@ -89,6 +89,8 @@ pub enum Unit {
     Bytes,
     /// Nanoseconds of CPU time for each request.
     CpuNanosecondsPerRequest,
+    /// Seconds of CPU time for a thousand requests.
+    CpuSecondsPerThousandRequests,
     /// Instructions for each request.
     InstructionsPerRequest,
     /// Nanoseconds for each request.

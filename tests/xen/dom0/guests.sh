@@ -9,6 +9,7 @@ overlay() {
 }
 
 # create_guest NAME DISK...: starts a guest that boots from its xvda, with agent. `xl`'s output goes to $state_dir/NAME.xl.
+# $guest_vcpus and $guest_memory_mib say how large it is.
 create_guest() {
     local name=$1 disk disks=
     shift
@@ -18,8 +19,8 @@ name = '$name'
 kernel = '/opt/guest/vmlinux'
 ramdisk = '/opt/guest/initrd'
 extra = '$guest_args'
-memory = 256
-vcpus = 1
+memory = ${guest_memory_mib:-256}
+vcpus = ${guest_vcpus:-1}
 on_reboot = 'restart'
 on_crash = 'destroy'
 disk = [ ${disks%, } ]

@@ -1,16 +1,18 @@
 #!/bin/bash
-# build-dom0.sh MIRROR OUTDIR: the dom0 disk (dom0.img), what boots it (xen, vmlinuz, dom0-initrd) and what boots guests
-# (guest-vmlinux, guest-initrd; also inside the disk under /opt/guest). Needs root.
+# build-dom0.sh MIRROR [PACKAGE...] OUTDIR: the dom0 disk (dom0.img), what boots it (xen, vmlinuz, dom0-initrd) and what
+# boots guests (guest-vmlinux, guest-initrd; also inside the disk under /opt/guest). The packages named are in it too.
+# Needs root.
 #
 # dom0 gets Xen's runtime libraries only. libxen-dev stays out on purpose: the product must not need it there.
 set -euo pipefail
-mirror=$1 out=$2
+mirror=$1 out=${*: -1}
 here=$(cd "$(dirname "$0")" && pwd)
 . "$here/trim.sh"
 
 packages=(
     linux-image-amd64 xen-hypervisor-4.20-amd64 xen-utils-4.20 xenstore-utils
     systemd-sysv udev kmod procps e2fsprogs xfsprogs dmsetup busybox-static jq strace
+    "${@:2:$#-2}"
 )
 root=$out/root
 mkdir "$root"

@@ -4,13 +4,14 @@ use crate::report::Unit;
 use crate::stats::Ratio;
 
 /// A figure with its unit.
-pub(super) fn figure(unit: Unit, value: f64) -> String {
+pub(crate) fn figure(unit: Unit, value: f64) -> String {
     match unit {
         Unit::RequestsPerSecond => format!("{}/s", grouped(value)),
         Unit::MebibytesPerSecond => format!("{} MiB/s", grouped(value)),
         Unit::BytesPerRequest => format!("{} B", grouped(value)),
         Unit::Bytes => format!("{:.2} MiB", value / f64::from(1 << 20)),
         Unit::CpuNanosecondsPerRequest => format!("{value:.0} ns of CPU"),
+        Unit::CpuSecondsPerThousandRequests => format!("{value:.2} s"),
         Unit::InstructionsPerRequest => format!("{} instructions", grouped(value)),
         Unit::NanosecondsPerRequest => format!("{} ns", grouped(value)),
         Unit::Nanoseconds => format!("{:.1} ms", value / 1e6),
@@ -18,7 +19,7 @@ pub(super) fn figure(unit: Unit, value: f64) -> String {
 }
 
 /// A ratio with its spread.
-pub(super) fn ratio(ratio: Ratio) -> String {
+pub(crate) fn ratio(ratio: Ratio) -> String {
     format!(
         "{:.2} ({:.2} to {:.2})",
         ratio.median, ratio.lowest, ratio.highest

@@ -1,0 +1,212 @@
+//! The report of Xen as tables for the terminal, and as a document.
+
+#[cfg(test)]
+mod tests;
+
+use super::report::XenReport;
+use super::work::Contender;
+use crate::render::Cells;
+use crate::render::numbers::figure;
+use crate::report::Row;
+
+/// What was found out about where the time goes; written by hand.
+const ANALYSIS: &str = include_str!("render/analysis.md");
+
+/// What is compared, by what the names of the rows begin with.
+const MEASURES: [(&str, &str); 2] = [
+    ("speed-", "Speed"),
+    ("cpu-", "Processor time of dom0 for 1,000 requests"),
+];
+
+/// All tables.
+pub fn tables(report: &XenReport) -> String {
+    let mut text = String::new();
+    for site in sites(report) {
+        for (prefix, title) in MEASURES {
+            let rows: Vec<&Row> = report
+                .rows
+                .iter()
+                .filter(|row| row.id.starts_with(prefix) && row.site.as_deref() == Some(site))
+                .collect();
+            text.push_str(&format!("\n## {title}, {site}\n\n{}", matrix(&rows)));
+        }
+    }
+    text.push_str(&format!("\n## Targets\n\n{}", targets(&report.rows)));
+    text
+}
+
+/// docs/performance-xen.md.
+pub fn document(report: &XenReport) -> String {
+    let mut text = String::from(
+        "<!-- Made by `make xen-bench-report` from what `make xen-bench` measured. Do not edit: run both again. -->\n\n\
+         # Performance on Xen\n\n",
+    );
+    text.push_str(&introduction(report));
+    text.push_str(&tables(report));
+    text.push_str(&format!("\n{ANALYSIS}"));
+    text
+}
+
+fn introduction(report: &XenReport) -> String {
+    let (machine, dom0) = (&report.machine, &report.machine.dom0);
+    let mut text = String::new();
+    if report.settings.quick {
+        text.push_str("**This was a smoke test (`--quick`); its figures mean nothing.**\n\n");
+    }
+    text.push_str(&format!(
+        "Measured on {} at commit {}: Xen {} with Linux {} in dom0 and in a PV guest, in a machine that {} emulates in \
+         software on {} × {}; qdisk is QEMU {}, the guest's client is fio {}. Everything else on the host took {:.0} % \
+         of its processors meanwhile.\n\n",
+        machine.date,
+        machine.commit,
+        dom0.xen,
+        dom0.kernel,
+        machine.emulator,
+        machine.cpus,
+        machine.cpu,
+        dom0.qemu,
+        dom0.fio.trim_start_matches("fio-"),
+        machine.others * 100.0,
+    ));
+    text.push_str(
+        "Nothing here is as fast as on a real machine; what counts are the ratios. Emulation makes instructions some ten \
+         times as slow and changes between Xen, kernel and process more than that, while a RAM disk has no latency of its \
+         own: so this weighs everything that a backend does, and nothing that a disk does.\n\n",
+    );
+    text.push_str(&format!(
+        "All images are on ext4 on a RAM disk in dom0, as disks of 64 MiB; overlays are over a base that is full of data, raw \
+         files are sparse. Each backend gives its disk to the same running guest. In each round, all do the same requests, one \
+         after the other, and each round begins with another one. A figure is the median of the rounds ({}); the ratio beside \
+         it, ours to theirs, is the median of the rounds' ratios with the lowest and the highest. First writes go to blocks \
+         that the overlay does not hold yet; rewrites and reads to the same ones afterwards. Processor time is Xen's account \
+         of dom0, all of it, less what it takes to start and end fio. With 2 vcpus, what is deep is done by two jobs with half \
+         of the depth each.\n\n",
+        rounds(report),
+    ));
+    text.push_str(&files(report));
+    text
+}
+
+fn rounds(report: &XenReport) -> String {
+    let rounds = report.settings.rounds.iter();
+    let words: Vec<String> = rounds
+        .map(|(vcpus, rounds)| format!("{rounds} with {}", super::report::site(*vcpus)))
+        .collect();
+    words.join(", ")
+}
+
+fn files(report: &XenReport) -> String {
+    let (direct, cached): (Vec<_>, Vec<_>) = report.files.iter().partition(|file| file.direct);
+    let names = |files: Vec<&super::report::OpenFile>| {
+        let names: Vec<String> = files
+            .iter()
+            .map(|file| format!("`{}` by {}", file.file, file.who))
+            .collect();
+        if names.is_empty() {
+            "none".to_owned()
+        } else {
+            names.join(", ")
+        }
+    };
+    format!(
+        "Open past dom0's page cache: {}. Through it: {}.\n",
+        names(direct),
+        names(cached)
+    )
+}
+
+/// The sites of a report, in their order.
+fn sites(report: &XenReport) -> Vec<&str> {
+    let mut sites: Vec<&str> = Vec::new();
+    for row in &report.rows {
+        let site = row.site.as_deref().unwrap_or_default();
+        if !sites.contains(&site) {
+            sites.push(site);
+        }
+    }
+    sites
+}
+
+/// A line for each work, a column for each contender.
+fn matrix(rows: &[&Row]) -> String {
+    let mut lines = vec![vec!["work".to_owned(), "ours".to_owned()]];
+    lines[0].extend(Contender::PEERS.map(|peer| peer.title().to_owned()));
+    for row in rows {
+        if lines.last().is_none_or(|line| line[0] != row.work) {
+            lines.push(vec![row.work.clone(), figure(row.unit, row.ours.median)]);
+        }
+        let (Some(peer), Some(ratio)) = (&row.peer, row.ratio) else {
+            continue;
+        };
+        let cell = format!(
+            "{} · {:.2} ({:.2} to {:.2})",
+            figure(row.unit, peer.median),
+            ratio.median,
+            ratio.lowest,
+            ratio.highest
+        );
+        if let Some(line) = lines.last_mut() {
+            line.push(cell);
+        }
+    }
+    grid(&lines)
+}
+
+fn targets(rows: &[Row]) -> String {
+    let wanted: Vec<&Row> = rows.iter().filter(|row| row.target.is_some()).collect();
+    let header = ["what", "work", "where", "against", "ratio", "target", ""];
+    let mut lines = vec![header.map(str::to_owned).to_vec()];
+    for row in &wanted {
+        let cells = Cells::of(row);
+        let measure = MEASURES
+            .iter()
+            .find(|(prefix, _)| row.id.starts_with(prefix));
+        lines.push(vec![
+            match measure {
+                Some(("cpu-", _)) => "processor time".to_owned(),
+                _ => "speed".to_owned(),
+            },
+            row.work.clone(),
+            row.site.clone().unwrap_or_default(),
+            row.peer
+                .as_ref()
+                .map(|peer| peer.who.clone())
+                .unwrap_or_default(),
+            cells.ratio,
+            cells.target,
+            match cells.result {
+                "missed" => "**missed**".to_owned(),
+                result => result.to_owned(),
+            },
+        ]);
+    }
+    let met = wanted
+        .iter()
+        .filter(|row| row.is_met() == Some(true))
+        .count();
+    format!("{}\ntargets met: {met} of {}\n", grid(&lines), wanted.len())
+}
+
+/// A table in Markdown, of which the first line is the header, with its columns aligned for those who read it as it is.
+fn grid(lines: &[Vec<String>]) -> String {
+    let columns = lines.first().map_or(0, Vec::len);
+    let width = |column: usize| {
+        let cells = lines.iter().filter_map(|line| line.get(column));
+        cells.map(|cell| cell.chars().count()).max().unwrap_or(0)
+    };
+    let widths: Vec<usize> = (0..columns).map(width).collect();
+    let mut text = String::new();
+    for (index, line) in lines.iter().enumerate() {
+        let cells: Vec<String> = line
+            .iter()
+            .zip(&widths)
+            .map(|(cell, width)| format!("{cell:width$}"))
+            .collect();
+        text.push_str(&format!("| {} |\n", cells.join(" | ")));
+        if index == 0 {
+            let rules: Vec<String> = widths.iter().map(|width| "-".repeat(width + 2)).collect();
+            text.push_str(&format!("|{}|\n", rules.join("|")));
+        }
+    }
+    text
+}
