@@ -7,6 +7,7 @@ use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use thiserror::Error;
 
+use super::counts::{self, CountError};
 use super::report::{self, Dom0, Machine, RowsError, Settings, XenReport};
 use crate::error::BenchError;
 
@@ -30,6 +31,9 @@ pub enum CollectError {
     /// The measurements cannot be compared.
     #[error(transparent)]
     Rows(#[from] RowsError),
+    /// Nor the counts.
+    #[error(transparent)]
+    Counts(#[from] CountError),
 }
 
 /// What the host's side writes down.
@@ -50,9 +54,11 @@ struct HostSide {
 /// # Errors
 /// Names the file that is missing or cannot be understood, or the measurement.
 pub fn collect(folder: &Path) -> Result<XenReport, CollectError> {
-    let host: HostSide = one(&folder.join("host.json"))?;
-    let dom0: Dom0 = one(&folder.join("dom0.json"))?;
-    let samples = lines(&folder.join("samples.jsonl"))?;
+    let measured = folder.join("measure");
+    let host: HostSide = one(&measured.join("host.json"))?;
+    let dom0: Dom0 = one(&measured.join("dom0.json"))?;
+    let samples = lines(&measured.join("samples.jsonl"))?;
+    let counted: Vec<_> = lines(&folder.join("count").join("counts.jsonl"))?;
     Ok(XenReport {
         machine: Machine {
             date: host.date,
@@ -67,8 +73,9 @@ pub fn collect(folder: &Path) -> Result<XenReport, CollectError> {
             quick: host.quick,
             rounds: report::rounds(&samples),
         },
-        files: lines(&folder.join("files.jsonl"))?,
+        files: lines(&measured.join("files.jsonl"))?,
         rows: report::rows(&samples)?,
+        counts: counts::counts(&counted)?,
     })
 }
 

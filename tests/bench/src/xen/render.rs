@@ -3,6 +3,9 @@
 #[cfg(test)]
 mod tests;
 
+use std::collections::BTreeMap;
+
+use super::counts::Count;
 use super::report::XenReport;
 use super::work::Contender;
 use crate::render::Cells;
@@ -32,6 +35,10 @@ pub fn tables(report: &XenReport) -> String {
         }
     }
     text.push_str(&format!("\n## Targets\n\n{}", targets(&report.rows)));
+    text.push_str(&format!(
+        "\n## Entering the kernel and Xen\n\n{}",
+        entries(&report.counts)
+    ));
     text
 }
 
@@ -69,9 +76,9 @@ fn introduction(report: &XenReport) -> String {
         machine.others * 100.0,
     ));
     text.push_str(
-        "Nothing here is as fast as on a real machine; what counts are the ratios. Emulation makes instructions some ten \
-         times as slow and changes between Xen, kernel and process more than that, while a RAM disk has no latency of its \
-         own: so this weighs everything that a backend does, and nothing that a disk does.\n\n",
+        "Nothing here is as fast as on a real machine; what counts are the ratios. In emulation, changing between process, \
+         kernel and Xen weighs more than on a real machine, and a RAM disk has no latency of its own: so this is about what \
+         a backend does, and about nothing that a disk does.\n\n",
     );
     text.push_str(&format!(
         "All images are on ext4 on a RAM disk in dom0, as disks of 64 MiB; overlays are over a base that is full of data, raw \
@@ -185,6 +192,41 @@ fn targets(rows: &[Row]) -> String {
         .filter(|row| row.is_met() == Some(true))
         .count();
     format!("{}\ntargets met: {met} of {}\n", grid(&lines), wanted.len())
+}
+
+fn entries(counts: &[Count]) -> String {
+    let header = [
+        "work",
+        "who",
+        "system calls for each request",
+        "hypercalls for each request",
+    ];
+    let mut lines = vec![header.map(str::to_owned).to_vec()];
+    for count in counts {
+        lines.push(vec![
+            count.work.clone(),
+            count.who.clone(),
+            sum_and_parts(&count.system_calls),
+            sum_and_parts(&count.hypercalls),
+        ]);
+    }
+    grid(&lines)
+}
+
+/// The sum, and what it is made of, the most frequent first; without what is rare.
+fn sum_and_parts(counts: &BTreeMap<String, f64>) -> String {
+    let mut parts: Vec<(&String, &f64)> =
+        counts.iter().filter(|(_, count)| **count >= 0.05).collect();
+    parts.sort_by(|one, other| other.1.total_cmp(one.1));
+    let words: Vec<String> = parts
+        .iter()
+        .map(|(name, count)| format!("{name} {count:.1}"))
+        .collect();
+    let sum: f64 = counts.values().sum();
+    match words.as_slice() {
+        [] => "none".to_owned(),
+        words => format!("{sum:.1}: {}", words.join(", ")),
+    }
 }
 
 /// A table in Markdown, of which the first line is the header, with its columns aligned for those who read it as it is.

@@ -5,7 +5,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
-use super::sample::{Sample, SampleError};
+use super::counts::Count;
+use super::sample::{Sample, SampleError, Transfer};
 use super::work::{Contender, NOTHING, WORKS, Work, wanted_cpu, wanted_rate};
 use crate::report::{Figure, Row, Unit};
 use crate::stats::median;
@@ -21,6 +22,8 @@ pub struct XenReport {
     pub files: Vec<OpenFile>,
     /// The comparisons.
     pub rows: Vec<Row>,
+    /// How often the kernel and Xen are entered.
+    pub counts: Vec<Count>,
 }
 
 /// Where and with what it ran.
@@ -195,7 +198,7 @@ impl Pass<'_> {
         let mut rates = Vec::new();
         let mut cpu = Vec::new();
         for sample in self.of(work.id, contender)? {
-            let transfer = sample.transfer().map_err(|cause| RowsError::Sample {
+            let transfer = Transfer::parse(&sample.fio).map_err(|cause| RowsError::Sample {
                 work: work.id.to_owned(),
                 contender: contender.id().to_owned(),
                 vcpus: self.vcpus,

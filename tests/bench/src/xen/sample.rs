@@ -1,5 +1,7 @@
 //! What one measurement on Xen left: a line of JSON, in which fio's own line is.
 
+use std::collections::BTreeMap;
+
 use serde::Deserialize;
 use thiserror::Error;
 
@@ -34,6 +36,22 @@ pub struct Sample {
     pub fio: String,
 }
 
+/// How often the kernel and Xen were entered during a work, as dom0 writes it down.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct CountSample {
+    /// The name of what was done.
+    pub work: String,
+    /// The name of who did it.
+    pub contender: String,
+    /// fio's line.
+    pub fio: String,
+    /// System calls of cowbackd, by their names.
+    pub system_calls: BTreeMap<String, u64>,
+    /// Hypercalls of dom0, by their names.
+    pub hypercalls: BTreeMap<String, u64>,
+}
+
 /// What fio measured.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Transfer {
@@ -60,13 +78,13 @@ pub enum SampleError {
     Nothing,
 }
 
-impl Sample {
-    /// What fio measured.
+impl Transfer {
+    /// What fio says in a line of terse output.
     ///
     /// # Errors
     /// If fio failed, did nothing, or printed something else.
-    pub fn transfer(&self) -> Result<Transfer, SampleError> {
-        let fields: Vec<&str> = self.fio.split(';').collect();
+    pub fn parse(line: &str) -> Result<Self, SampleError> {
+        let fields: Vec<&str> = line.split(';').collect();
         let number = |index: usize| {
             let field = fields
                 .get(index)
@@ -84,7 +102,7 @@ impl Sample {
         for direction in [field::READ, field::WRITE] {
             let kibibytes = number(direction + field::KIBIBYTES)?;
             if kibibytes > 0 {
-                return Ok(Transfer {
+                return Ok(Self {
                     kibibytes,
                     elapsed_ms: number(direction + field::RUNTIME_MS)?.max(1),
                 });
@@ -108,17 +126,8 @@ pub(super) mod tests {
         fields.join(";")
     }
 
-    fn transfer(fio: String) -> Result<Transfer, SampleError> {
-        let sample = Sample {
-            vcpus: 1,
-            round: 1,
-            work: String::new(),
-            contender: String::new(),
-            dom0_ns: 0,
-            guest_ns: 0,
-            fio,
-        };
-        sample.transfer()
+    fn transfer(line: impl AsRef<str>) -> Result<Transfer, SampleError> {
+        Transfer::parse(line.as_ref())
     }
 
     #[test]
@@ -143,6 +152,6 @@ pub(super) mod tests {
         assert_eq!(transfer(failed), Err(SampleError::Failed(5)));
         let version = fio_line(&[(0, "5")]);
         assert_eq!(transfer(version), Err(SampleError::Version(5)));
-        assert_eq!(transfer("3;fio".to_owned()), Err(SampleError::Field(4)));
+        assert_eq!(transfer("3;fio"), Err(SampleError::Field(4)));
     }
 }

@@ -7,7 +7,7 @@
 . /share/bench/work.sh
 . /share/bench/facts.sh
 . /share/bench/measure.sh
-. /share/bench/profile.sh
+. /share/bench/count.sh
 
 step "make a RAM disk of 64 MiB disks"
 make_ram_disk
@@ -42,7 +42,7 @@ case $phase in
     count)
         step "start a guest to count system calls and hypercalls"
         begin_bench_guest 1
-        profile
+        count_all
         stop_bench_guest
         ;;
 esac

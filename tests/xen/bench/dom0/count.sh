@@ -4,9 +4,9 @@
 # cowbackd's system calls are counted by the kernel (histograms in tracefs), dom0's hypercalls by Xen (its trace buffers). The
 # hypercalls of the kernel's own backend are counted for comparison.
 
-profiles=/share/out/profiles.jsonl
-profiled=(cowback blkback)
-profiled_works=(nothing first-write-1 rewrite-1 read-1 first-write-fsync-1 first-write-32 rewrite-32 read-32
+counts=/share/out/counts.jsonl
+counted=(cowback blkback)
+counted_works=(nothing first-write-1 rewrite-1 read-1 first-write-fsync-1 first-write-32 rewrite-32 read-32
     first-sequential-write sequential-rewrite sequential-read)
 tracing=/sys/kernel/tracing
 declare -A histograms=(
@@ -71,18 +71,19 @@ as_object() {
         jq -Rnc '[inputs | split(" ") | {key: .[0], value: (.[1] | tonumber)}] | from_entries'
 }
 
-profile() {
+# count_all: every work by cowbackd and by the kernel's backend.
+count_all() {
     local name work
     mount -t tracefs tracefs "$tracing" 2> /dev/null || true
-    for name in "${profiled[@]}"; do
+    for name in "${counted[@]}"; do
         attach "$name"
         work_on "$name" nothing 1
-        for work in "${profiled_works[@]}"; do
+        for work in "${counted_works[@]}"; do
             begin_counting
             work_on "$name" "$work" 1
             end_counting
             printf '{"work":"%s","contender":"%s","fio":"%s","system_calls":%s,"hypercalls":%s}\n' "$work" "$name" \
-                "$fio_line" "$(system_calls | as_object)" "$(hypercalls | as_object)" >> "$profiles"
+                "$fio_line" "$(system_calls | as_object)" "$(hypercalls | as_object)" >> "$counts"
         done
         detach "$name"
     done
