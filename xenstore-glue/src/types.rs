@@ -301,6 +301,8 @@ pub struct DiskProperties {
     pub removable: bool,
     /// The guest is to see a CD-ROM.
     pub cdrom: bool,
+    /// In what units the guest may give storage back, in bytes; 0 if it may not.
+    pub discard_granularity: u32,
 }
 
 impl DiskProperties {
@@ -310,8 +312,9 @@ impl DiskProperties {
     }
 
     /// The nodes to publish, as names and values.
-    pub fn nodes(&self) -> [(&'static str, String); 4] {
-        [
+    pub fn nodes(&self) -> Vec<(&'static str, String)> {
+        let discard = self.discard_granularity > 0;
+        let mut nodes = vec![
             ("sectors", self.sectors.to_string()),
             ("info", self.info().to_string()),
             ("sector-size", self.sector_size.to_string()),
@@ -319,7 +322,14 @@ impl DiskProperties {
                 "physical-sector-size",
                 self.physical_sector_size.to_string(),
             ),
-        ]
+            ("feature-discard", u8::from(discard).to_string()),
+        ];
+        if discard {
+            let granularity = self.discard_granularity.to_string();
+            nodes.push(("discard-granularity", granularity));
+            nodes.push(("discard-alignment", "0".to_owned()));
+        }
+        nodes
     }
 }
 
@@ -376,6 +386,7 @@ mod tests {
             read_only: true,
             removable: false,
             cdrom: false,
+            discard_granularity: 0,
         };
         assert_eq!(disk.info(), 4);
         disk.cdrom = true;

@@ -52,7 +52,7 @@ pub enum Discard {
     /// Not offered.
     #[default]
     No,
-    /// Offered; a guest's wish for a secure discard is ignored, as `blkif.h` has it.
+    /// Offered, but not secure: a guest's wish for that is refused.
     Plain,
     /// Offered, and so is secure discard.
     Secure,

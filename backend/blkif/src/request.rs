@@ -221,6 +221,9 @@ pub enum Reason {
     /// A discard of nothing.
     #[error("discard of no sectors")]
     EmptyDiscard,
+    /// A discard of which no copy may be left, where that has not been offered.
+    #[error("secure discard, which has not been offered")]
+    SecureDiscard,
     /// Fewer descriptors than the indirect request said.
     #[error("indirect descriptors missing")]
     MissingDescriptors,
@@ -228,7 +231,7 @@ pub enum Reason {
 
 impl Reason {
     /// Every reason, in order.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 12] = [
         Self::UnknownOperation,
         Self::NotOffered,
         Self::IndirectOperation,
@@ -239,6 +242,7 @@ impl Reason {
         Self::Misaligned,
         Self::ReadOnly,
         Self::EmptyDiscard,
+        Self::SecureDiscard,
         Self::MissingDescriptors,
     ];
 
@@ -256,6 +260,7 @@ impl Reason {
             Self::Misaligned => "misaligned",
             Self::ReadOnly => "read_only",
             Self::EmptyDiscard => "empty_discard",
+            Self::SecureDiscard => "secure_discard",
             Self::MissingDescriptors => "missing_descriptors",
         }
     }
@@ -264,7 +269,7 @@ impl Reason {
     #[must_use]
     pub const fn status(self) -> Status {
         match self {
-            Self::UnknownOperation | Self::NotOffered => Status::NotSupported,
+            Self::UnknownOperation | Self::NotOffered | Self::SecureDiscard => Status::NotSupported,
             _ => Status::Error,
         }
     }
@@ -501,6 +506,11 @@ fn validate_discard(
     if offered == Discard::No {
         return Err(Reason::NotOffered);
     }
+    let secure = flag & DISCARD_SECURE != 0;
+    // Who asks for it relies on it: the storage given back may still hold what was there.
+    if secure && offered != Discard::Secure {
+        return Err(Reason::SecureDiscard);
+    }
     if limits.read_only() {
         return Err(Reason::ReadOnly);
     }
@@ -514,7 +524,7 @@ fn validate_discard(
     Ok(Operation::Discard {
         start: Sector(sector),
         sectors: Sector(count),
-        secure: offered == Discard::Secure && flag & DISCARD_SECURE != 0,
+        secure,
     })
 }
 

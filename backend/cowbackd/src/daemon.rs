@@ -6,7 +6,6 @@ use std::path::PathBuf;
 use sd_notify::NotifyState;
 use thiserror::Error;
 use tokio::signal::unix::{SignalKind, signal};
-use xenstore_glue::frontend::Limits;
 use xenstore_glue::runner::{Channels, Handle, Runner, RunnerConfig, RunnerError};
 use xenstore_rs::tokio::XsTokio;
 
@@ -14,10 +13,13 @@ use crate::Options;
 use crate::control;
 use crate::devices::Devices;
 use crate::inheritance::{Inheritance, InheritanceError};
-use crate::worker::{WorkerHandle, advertised};
+use crate::worker::{WorkerHandle, accepted, advertised};
 
 /// Most worker threads by default: one can serve many disks, and dom0 has other work.
 const WORKERS_DEFAULT_MAX: usize = 4;
+
+/// Most queues of a disk by default.
+const QUEUES_DEFAULT_MAX: usize = 4;
 
 /// Why the daemon ended.
 #[derive(Debug, Error)]
@@ -66,6 +68,7 @@ async fn serve(options: &Options) -> Result<(), DaemonError> {
     let mut interrupt = signal(SignalKind::interrupt()).map_err(failed("wait for signals"))?;
     let listener = control::listen(&options.runtime_dir)?;
     let inheritance = Inheritance::find(&options.runtime_dir)?;
+    let queues_max = queues_max(options);
     let Channels {
         runner,
         handle,
@@ -73,7 +76,7 @@ async fn serve(options: &Options) -> Result<(), DaemonError> {
         reports,
     } = Runner::set_up(
         XsTokio::new().await.map_err(failed("reach xenstore"))?,
-        RunnerConfig::new(advertised(), Limits::default()),
+        RunnerConfig::new(advertised(queues_max), accepted(queues_max)),
     );
     let workers = (0..worker_count(options))
         .map(|index| WorkerHandle::start(index, reports.clone()))
@@ -142,14 +145,18 @@ fn finish(
 }
 
 fn worker_count(options: &Options) -> usize {
-    options.workers.map_or_else(
-        || {
-            std::thread::available_parallelism()
-                .map_or(1, usize::from)
-                .min(WORKERS_DEFAULT_MAX)
-        },
-        usize::from,
-    )
+    options
+        .workers
+        .map_or_else(|| cores().min(WORKERS_DEFAULT_MAX), usize::from)
+}
+
+fn queues_max(options: &Options) -> u32 {
+    let default = || u32::try_from(cores().min(QUEUES_DEFAULT_MAX)).expect("a small number");
+    options.queues.map_or_else(default, u32::from)
+}
+
+fn cores() -> usize {
+    std::thread::available_parallelism().map_or(1, usize::from)
 }
 
 /// Tells the service manager, if there is one.

@@ -9,7 +9,7 @@ use tokio::sync::oneshot;
 use xenstore_glue::DeviceId;
 use xenstore_glue::runner::{BackendConfig, DeviceMode, Order, Report};
 
-use crate::images;
+use crate::images::{self, ForFrontend};
 use crate::inheritance::Inheritance;
 use crate::target::Target;
 use crate::worker::{ToWorker, VbdStatistics, WorkerHandle};
@@ -158,12 +158,15 @@ impl Devices {
             DeviceMode::ReadOnly => ImageAccess::ReadOnly,
             DeviceMode::Writable | DeviceMode::WritableShared => ImageAccess::Writable,
         };
-        let cdrom = config.device_type == "cdrom";
+        let frontend = ForFrontend {
+            cdrom: config.device_type == "cdrom",
+            discard: config.discard_enable,
+        };
         match images::open(
             device,
             &config.params,
             access,
-            cdrom,
+            frontend,
             &self.inner.inheritance,
         ) {
             Ok(opened) => {

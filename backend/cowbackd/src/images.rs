@@ -7,7 +7,8 @@ use std::time::{Duration, Instant};
 use blockio::file::{BlockFile, CreateError, OpenProblem};
 use blockio::image::{self, CreateOptions, Image, ImageAccess, ImageError};
 use dscow::engine::Engine;
-use dscow::header::State;
+use dscow::header::{Header, State};
+use dscow::units::SECTOR_SIZE;
 use runstate::{RunState, RunStateError};
 use thiserror::Error;
 use uuid::Uuid;
@@ -16,9 +17,7 @@ use xenstore_glue::{DeviceId, DiskProperties};
 use crate::inheritance::Inheritance;
 use crate::target::{Target, TargetError};
 
-/// Logical sector size that disks have. Blocks of an image are never smaller than a page, so the physical
-/// size, which guests align to, is a page.
-const SECTOR_SIZE: u32 = 512;
+/// Blocks of an image are never smaller than a page, so the physical size, which guests align to, is a page.
 const PHYSICAL_SECTOR_SIZE: u32 = 4096;
 
 /// How long to wait for what a killed daemon has under way in the kernel.
@@ -59,6 +58,15 @@ pub(crate) enum OpenImageError {
     },
 }
 
+/// What the toolstack wants the frontend to see of a disk, whatever the image.
+#[derive(Clone, Copy)]
+pub(crate) struct ForFrontend {
+    /// A CD-ROM.
+    pub(crate) cdrom: bool,
+    /// It may give storage back.
+    pub(crate) discard: bool,
+}
+
 /// Opens what `params` asks for, creating an overlay that does not exist.
 ///
 /// # Errors
@@ -68,7 +76,7 @@ pub(crate) fn open(
     device: DeviceId,
     params: &str,
     access: ImageAccess,
-    cdrom: bool,
+    frontend: ForFrontend,
     inheritance: &Inheritance,
 ) -> Result<Opened, OpenImageError> {
     let target = Target::parse(params)?;
@@ -78,14 +86,7 @@ pub(crate) fn open(
         false => Image::open(&target.image, access)?,
     };
     check_base(&target, &image)?;
-    let disk = DiskProperties {
-        sectors: image.header().layout.virtual_size() / u64::from(SECTOR_SIZE),
-        sector_size: SECTOR_SIZE,
-        physical_sector_size: PHYSICAL_SECTOR_SIZE,
-        read_only: access == ImageAccess::ReadOnly,
-        removable: false,
-        cdrom,
-    };
+    let disk = properties(image.header(), access, frontend);
     let mut left = inheritance.of(device, image.header(), disk.read_only)?;
     if let Some(left) = &mut left
         && !disk.read_only
@@ -108,6 +109,23 @@ pub(crate) fn open(
         run_state: run_state.map(Box::new),
         can_be_adopted,
     })
+}
+
+fn properties(header: &Header, access: ImageAccess, frontend: ForFrontend) -> DiskProperties {
+    let read_only = access == ImageAccess::ReadOnly;
+    let layout = &header.layout;
+    let block_size = u32::try_from(layout.block_size().bytes()).expect("at most 2 MiB");
+    let discard = frontend.discard && !read_only;
+    DiskProperties {
+        sectors: layout.virtual_size() / SECTOR_SIZE,
+        sector_size: header.sector_size(),
+        physical_sector_size: PHYSICAL_SECTOR_SIZE,
+        read_only,
+        removable: false,
+        cdrom: frontend.cdrom,
+        // Only whole blocks give storage back.
+        discard_granularity: if discard { block_size } else { 0 },
+    }
 }
 
 /// Opens an image that a killed daemon had open. What that has under way in the kernel must have come to its end before;
@@ -199,7 +217,17 @@ mod tests {
         let runtime_dir = tempfile::tempdir().unwrap();
         let inheritance = Inheritance::find(runtime_dir.path()).unwrap();
         let device = "backend/vbd3/1/51712".parse().unwrap();
-        open(device, params, ImageAccess::Writable, false, &inheritance)
+        let frontend = ForFrontend {
+            cdrom: false,
+            discard: true,
+        };
+        open(
+            device,
+            params,
+            ImageAccess::Writable,
+            frontend,
+            &inheritance,
+        )
     }
 
     fn open_error(params: &str) -> String {

@@ -31,6 +31,9 @@ pub(crate) struct Options {
     /// How many worker threads serve the disks [default: the number of cores, at most 4]
     #[arg(long, value_name = "N")]
     workers: Option<NonZeroUsize>,
+    /// How many queues a disk may have, 1 to 8 [default: the number of cores, at most 4]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u8).range(1..=8))]
+    queues: Option<u8>,
     /// What to log, in the syntax of tracing's `EnvFilter`
     #[arg(
         long,

@@ -31,6 +31,10 @@ const INCOMPATIBLE_KNOWN: u64 = 0;
 
 /// Compatible feature: when the host has run out of space, writes fail instead of waiting.
 pub const COMPATIBLE_REPORT_NO_SPACE: u64 = 1;
+/// Compatible feature: guests are told that the disk has logical sectors of 4096 bytes. Says nothing about the content.
+pub const COMPATIBLE_LARGE_SECTORS: u64 = 1 << 1;
+/// The logical sector size of disks with that feature, in bytes.
+pub const LARGE_SECTOR_SIZE: u32 = 4096;
 
 const STATE_CLEAN: u32 = 0;
 const STATE_IN_USE: u32 = 1;
@@ -258,6 +262,15 @@ impl Header {
             OnNoSpace::Pause
         } else {
             OnNoSpace::Report
+        }
+    }
+
+    /// The logical sector size that guests are told, in bytes: 512 or 4096.
+    pub fn sector_size(&self) -> u32 {
+        if self.compatible_features & COMPATIBLE_LARGE_SECTORS == 0 {
+            u32::try_from(SECTOR_SIZE).expect("512 fits")
+        } else {
+            LARGE_SECTOR_SIZE
         }
     }
 

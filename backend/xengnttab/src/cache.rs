@@ -1,4 +1,4 @@
-//! Grants of one frontend, resolved to pages: kept mapped, or mapped per request.
+//! Grants of one frontend that are kept mapped.
 
 use std::sync::Arc;
 
@@ -33,6 +33,25 @@ impl Mapper for Gnttab {
     }
 }
 
+/// How much a cache keeps mapped.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Bounds {
+    /// Most pages.
+    pub pages: usize,
+    /// Most batches, each of which is a mapping of the process: the kernel bounds those of all disks together
+    /// (`vm.max_map_count`).
+    pub batches: usize,
+}
+
+/// Whether grants were resolved.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Resolved {
+    /// Each to its page.
+    Mapped,
+    /// Not: too much is in use.
+    NoRoom,
+}
+
 /// What a cache did so far.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct CacheStats {
@@ -40,7 +59,7 @@ pub struct CacheStats {
     pub hits: u64,
     /// Grants that had to be mapped.
     pub misses: u64,
-    /// Of those, the ones that there was no room to keep.
+    /// Requests that there was no room for.
     pub overflows: u64,
     /// Pages unmapped to make room.
     pub evictions: u64,
@@ -74,49 +93,51 @@ struct Place {
 /// use the same grant the other way around; `blkif.h` (note 8) obliges such frontends to allow it.
 ///
 /// Grants that are not mapped yet are mapped in one call per request, and unmapped together: what is
-/// evicted is the batch that was used the longest time ago and of which no page is in use. At most
-/// `capacity` pages are kept. If there is no room because all of them are in use, the new ones are mapped
-/// for this request only.
+/// evicted is the batch that was used the longest time ago and of which no page is in use. If there is no room
+/// because all of them are in use, nothing is mapped: the caller copies instead.
 ///
 /// The frontend may take back a grant at any time: a page that is cached stays mapped nevertheless, and
 /// what becomes of its content is the frontend's business.
 pub struct PersistentGrants<M: Mapper> {
     mapper: M,
     domid: DomId,
-    capacity: usize,
+    bounds: Bounds,
     places: FxHashMap<GrantRef, Place>,
     batches: Vec<Option<Batch<M::Mapping>>>,
     free_batches: Vec<usize>,
     clock: u64,
+    /// The clock when unused pages were last released.
+    released_at: u64,
     stats: CacheStats,
 }
 
 impl<M: Mapper> PersistentGrants<M> {
-    /// An empty cache for the grants of `domid`, of at most `capacity` pages.
+    /// An empty cache for the grants of `domid`.
     #[must_use]
-    pub fn new(mapper: M, domid: DomId, capacity: usize) -> Self {
+    pub fn new(mapper: M, domid: DomId, bounds: Bounds) -> Self {
         Self {
             mapper,
             domid,
-            capacity,
+            bounds,
             places: FxHashMap::default(),
             batches: Vec::new(),
             free_batches: Vec::new(),
             clock: 0,
+            released_at: 0,
             stats: CacheStats::default(),
         }
     }
 
-    /// Appends to `pages` the page of each of `grefs`, in order, mapping those that are not mapped yet.
+    /// Appends to `pages` the page of each of `grefs`, in order, mapping those that are not mapped yet; or nothing, if
+    /// there is no room for them.
     ///
     /// # Errors
-    /// A grant cannot be mapped: if it is the grant's fault, the error is about this one alone. Nothing is
-    /// appended; pages that were mapped before and others of `grefs` that could be stay cached.
+    /// They cannot be mapped: one of the grants is bad, or the host is short of something. Nothing is appended.
     pub fn resolve(
         &mut self,
         grefs: &[GrantRef],
         pages: &mut Vec<Page<M::Mapping>>,
-    ) -> Result<(), Error> {
+    ) -> Result<Resolved, Error> {
         self.clock += 1;
         let start = pages.len();
         for gref in grefs {
@@ -127,10 +148,10 @@ impl<M: Mapper> PersistentGrants<M> {
         }
         if pages.len() - start == grefs.len() {
             self.stats.hits += grefs.len() as u64;
-            return Ok(());
+            return Ok(Resolved::Mapped);
         }
         let result = self.resolve_misses(grefs, pages, start);
-        if result.is_err() {
+        if !matches!(result, Ok(Resolved::Mapped)) {
             pages.truncate(start);
         }
         result
@@ -154,13 +175,10 @@ impl<M: Mapper> PersistentGrants<M> {
         self.stats
     }
 
-    /// Unmaps every batch of which no page is in use.
-    pub fn evict_idle(&mut self) {
-        for batch in 0..self.batches.len() {
-            if self.batches[batch].as_ref().is_some_and(Batch::is_idle) {
-                self.evict(batch);
-            }
-        }
+    /// Unmaps what was not used since the last call and is not in use.
+    pub fn release_unused(&mut self) {
+        let since = std::mem::replace(&mut self.released_at, self.clock);
+        self.evict_where(|batch| batch.last_used <= since);
     }
 
     /// The cached page of a grant, which is thereby used.
@@ -178,7 +196,7 @@ impl<M: Mapper> PersistentGrants<M> {
         grefs: &[GrantRef],
         pages: &mut Vec<Page<M::Mapping>>,
         start: usize,
-    ) -> Result<(), Error> {
+    ) -> Result<Resolved, Error> {
         let rest = &grefs[pages.len() - start..];
         let mut missing: Vec<GrantRef> = Vec::with_capacity(rest.len());
         for gref in rest {
@@ -194,94 +212,77 @@ impl<M: Mapper> PersistentGrants<M> {
         self.stats.hits += (grefs.len() - missing.len()) as u64;
         self.stats.misses += missing.len() as u64;
 
-        let unkept = self.map_missing(&missing)?;
+        if !self.make_room(missing.len()) {
+            self.stats.overflows += 1;
+            return Ok(Resolved::NoRoom);
+        }
+        let mapping = self.map(&missing)?;
+        self.insert(&missing, Arc::new(mapping));
         for gref in rest {
             let page = self
                 .lookup(*gref)
-                .or_else(|| find_unkept(&unkept, *gref))
-                // Not reached: every missing grant is one or the other now, and nothing that this
-                // request uses is evicted. But the frontend must not be able to disprove that.
+                // Not reached: each is cached now, and nothing that this request uses is evicted. But the frontend must
+                // not be able to disprove that.
                 .ok_or(Error::NoGrants { domid: self.domid })?;
             pages.push(page);
         }
-        Ok(())
+        Ok(Resolved::Mapped)
     }
 
-    /// Maps `missing`, together if that works, else one by one. Returns what there was no room to keep.
-    fn map_missing(&mut self, missing: &[GrantRef]) -> Result<Unkept<M::Mapping>, Error> {
-        let mut unkept = Vec::new();
-        match self.map_batch(missing, &mut unkept) {
-            Ok(()) => Ok(unkept),
-            // gntdev does not tell which of them is bad. Those that are good are of use later.
-            Err(error) if error.is_bad_grant() && missing.len() > 1 => {
-                let mut first_error = None;
-                for gref in missing {
-                    if let Err(error) = self.map_batch(&[*gref], &mut unkept) {
-                        first_error.get_or_insert(error);
-                    }
-                }
-                first_error.map_or(Ok(unkept), Err)
-            }
-            Err(error) => Err(error),
-        }
-    }
-
-    /// Maps `grefs` in one call and keeps them, or puts them into `unkept` if there is no room.
-    fn map_batch(
-        &mut self,
-        grefs: &[GrantRef],
-        unkept: &mut Unkept<M::Mapping>,
-    ) -> Result<(), Error> {
-        let room = self.make_room(grefs.len());
-        let mut mapped = self.mapper.map(self.domid, grefs, Access::ReadWrite);
+    /// Maps `missing` in one call. One bad grant among them fails it: to find out which, each would have to be tried
+    /// alone, and a guest could have that done for every request.
+    fn map(&mut self, missing: &[GrantRef]) -> Result<M::Mapping, Error> {
+        let mapped = self.mapper.map(self.domid, missing, Access::ReadWrite);
         if mapped.as_ref().is_err_and(Error::is_shortage) {
             // What is only kept for later is the first thing to give up.
-            self.evict_unused_now();
-            mapped = self.mapper.map(self.domid, grefs, Access::ReadWrite);
+            let now = self.clock;
+            self.evict_where(|batch| batch.last_used < now);
+            return self.mapper.map(self.domid, missing, Access::ReadWrite);
         }
-        let mapping = Arc::new(mapped?);
-        if room {
-            self.insert(grefs, mapping);
-        } else {
-            self.stats.overflows += grefs.len() as u64;
-            unkept.push((grefs.to_vec(), mapping));
-        }
-        Ok(())
+        mapped
     }
 
-    /// Evicts idle batches, the least recently used first, until `count` more pages fit. Returns whether
-    /// they do; if they cannot, nothing is evicted.
+    /// Evicts idle batches, the least recently used first, until a batch of `count` more pages fits. Returns whether
+    /// it does; if it cannot, nothing is evicted.
     fn make_room(&mut self, count: usize) -> bool {
-        let Some(kept_max) = self.capacity.checked_sub(count) else {
+        let batches = self.batches.len() - self.free_batches.len();
+        let (Some(pages_max), Some(batches_max)) = (
+            self.bounds.pages.checked_sub(count),
+            self.bounds.batches.checked_sub(1),
+        ) else {
             return false;
         };
-        let Some(excess) = self.len().checked_sub(kept_max).filter(|e| *e > 0) else {
+        let mut pages_over = self.len().saturating_sub(pages_max);
+        let mut batches_over = batches.saturating_sub(batches_max);
+        if pages_over == 0 && batches_over == 0 {
             return true;
-        };
+        }
         let mut idle: Vec<(u64, usize, usize)> = self
             .evictable()
             .map(|(index, batch)| (batch.last_used, index, batch.grefs.len()))
             .collect();
-        if idle.iter().map(|(.., pages)| pages).sum::<usize>() < excess {
+        let idle_pages = idle.iter().map(|(.., pages)| pages).sum::<usize>();
+        if idle_pages < pages_over || idle.len() < batches_over {
             return false;
         }
         idle.sort_unstable();
-        let mut freed = 0;
         for (_, index, pages) in idle {
-            if freed >= excess {
+            if pages_over == 0 && batches_over == 0 {
                 break;
             }
             self.evict(index);
-            freed += pages;
+            pages_over = pages_over.saturating_sub(pages);
+            batches_over = batches_over.saturating_sub(1);
         }
         true
     }
 
-    /// Evicts all that this request does not use and nobody holds.
-    fn evict_unused_now(&mut self) {
-        let unused: Vec<usize> = self.evictable().map(|(index, _)| index).collect();
-        for index in unused {
-            self.evict(index);
+    fn evict_where(&mut self, unwanted: impl Fn(&Batch<M::Mapping>) -> bool) {
+        for index in 0..self.batches.len() {
+            let batch = self.batches[index].as_ref();
+            if batch.is_some_and(|batch| batch.is_idle() && unwanted(batch)) {
+                self.evict(index);
+            }
         }
     }
 
@@ -317,78 +318,5 @@ impl<M: Mapper> PersistentGrants<M> {
             grefs: grefs.to_vec(),
             last_used: self.clock,
         });
-    }
-}
-
-/// Pages mapped for one request only.
-type Unkept<T> = Vec<(Vec<GrantRef>, Arc<T>)>;
-
-fn find_unkept<T: MappedPages>(unkept: &Unkept<T>, gref: GrantRef) -> Option<Page<T>> {
-    unkept.iter().find_map(|(grefs, mapping)| {
-        let page = grefs.iter().position(|g| *g == gref)?;
-        Some(Page::new(Arc::clone(mapping), page))
-    })
-}
-
-/// The pages of a frontend that makes new grants for each request: mapped in one call per request,
-/// unmapped when the last page of the request is dropped.
-///
-/// Drop them before the request is answered: the frontend takes back its grants when it sees the answer,
-/// and cannot while they are mapped.
-pub struct TransientGrants<M> {
-    mapper: M,
-    domid: DomId,
-}
-
-impl<M: Mapper> TransientGrants<M> {
-    /// For the grants of `domid`.
-    #[must_use]
-    pub const fn new(mapper: M, domid: DomId) -> Self {
-        Self { mapper, domid }
-    }
-
-    /// Appends to `pages` the page of each of `grefs`, in order. A frontend may grant the pages of a
-    /// write read-only: map them so.
-    ///
-    /// # Errors
-    /// The grants cannot be mapped; nothing is appended. If one grant is to blame, the error does not say
-    /// which.
-    pub fn resolve(
-        &mut self,
-        grefs: &[GrantRef],
-        access: Access,
-        pages: &mut Vec<Page<M::Mapping>>,
-    ) -> Result<(), Error> {
-        if !grefs.is_empty() {
-            let mapping = Arc::new(self.mapper.map(self.domid, grefs, access)?);
-            pages.extend(Page::all_of(mapping));
-        }
-        Ok(())
-    }
-}
-
-/// The pages of a frontend, whichever way it uses its grants.
-pub enum Grants<M: Mapper> {
-    /// The frontend has `feature-persistent`.
-    Persistent(PersistentGrants<M>),
-    /// It has not.
-    Transient(TransientGrants<M>),
-}
-
-impl<M: Mapper> Grants<M> {
-    /// Appends to `pages` the page of each of `grefs`, in order, mapped for at least `access`.
-    ///
-    /// # Errors
-    /// As for [`PersistentGrants::resolve`] and [`TransientGrants::resolve`].
-    pub fn resolve(
-        &mut self,
-        grefs: &[GrantRef],
-        access: Access,
-        pages: &mut Vec<Page<M::Mapping>>,
-    ) -> Result<(), Error> {
-        match self {
-            Self::Persistent(grants) => grants.resolve(grefs, pages),
-            Self::Transient(grants) => grants.resolve(grefs, access, pages),
-        }
     }
 }

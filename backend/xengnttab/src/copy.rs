@@ -2,6 +2,7 @@
 #![allow(unsafe_code)]
 
 use std::fmt;
+use std::ptr::NonNull;
 
 use crate::abi::{COPY_DEST_GREF, COPY_SOURCE_GREF, GrantCopySegment, foreign};
 use crate::device::Gnttab;
@@ -51,6 +52,30 @@ impl fmt::Display for GrantStatus {
 
 impl std::error::Error for GrantStatus {}
 
+/// One copy between memory that is known by its address and a part of a granted page.
+#[derive(Clone, Copy, Debug)]
+pub struct RawCopy {
+    /// The page.
+    pub gref: GrantRef,
+    /// Where in the page, in bytes.
+    pub offset: usize,
+    /// The memory.
+    pub local: NonNull<u8>,
+    /// How many bytes; the range must be within the page.
+    pub len: usize,
+    /// Which way.
+    pub direction: CopyDirection,
+}
+
+/// Which way a copy goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CopyDirection {
+    /// Out of the granted page.
+    FromGrant,
+    /// Into the granted page.
+    ToGrant,
+}
+
 impl Gnttab {
     /// Copies `segments` to and from pages of domain `domid`, in one batch. The result has one entry per
     /// segment: a segment that fails does not keep the others from being copied.
@@ -62,18 +87,36 @@ impl Gnttab {
         domid: DomId,
         segments: &mut [CopySegment<'_>],
     ) -> Result<Vec<Result<(), GrantStatus>>, Error> {
-        if segments.is_empty() {
+        let copies: Vec<RawCopy> = segments.iter_mut().map(RawCopy::of).collect();
+        // SAFETY: the addresses are those of the slices in `segments`, borrowed until the call returns, mutably where
+        // they are destinations, and the lengths are theirs.
+        unsafe { self.copy_raw(domid, &copies) }
+    }
+
+    /// As [`copy`](Self::copy), for memory that is not in slices.
+    ///
+    /// # Safety
+    /// The memory of each of `copies` must be mapped, and writable where it is the destination, until the call returns,
+    /// and no Rust reference to what is written may be alive.
+    ///
+    /// # Errors
+    /// As for [`copy`](Self::copy).
+    pub unsafe fn copy_raw(
+        &self,
+        domid: DomId,
+        copies: &[RawCopy],
+    ) -> Result<Vec<Result<(), GrantStatus>>, Error> {
+        if copies.is_empty() {
             return Ok(Vec::new());
         }
-        let mut wire = segments
-            .iter_mut()
-            .map(|segment| encode(domid, segment))
+        let mut wire = copies
+            .iter()
+            .map(|copy| encode(domid, copy))
             .collect::<Result<Vec<_>, _>>()?;
-        // SAFETY: the local addresses are those of the slices in `segments`, borrowed until the call
-        // returns, mutably where they are destinations, and `encode` took the lengths from them.
+        // SAFETY: the caller vouches for the addresses, and `encode` took them and the lengths over as they are.
         unsafe { self.grant_copy(&mut wire) }.map_err(|source| Error::Copy {
             domid,
-            count: segments.len(),
+            count: copies.len(),
             source,
         })?;
         Ok(wire
@@ -86,23 +129,31 @@ impl Gnttab {
     }
 }
 
-fn encode(domid: DomId, segment: &mut CopySegment<'_>) -> Result<GrantCopySegment, Error> {
-    let (gref, offset, local, len, flags) = match segment {
-        CopySegment::FromGrant { gref, offset, to } => (
-            *gref,
-            *offset,
-            to.as_mut_ptr().expose_provenance(),
-            to.len(),
-            COPY_SOURCE_GREF,
-        ),
-        CopySegment::ToGrant { gref, offset, from } => (
-            *gref,
-            *offset,
-            from.as_ptr().expose_provenance(),
-            from.len(),
-            COPY_DEST_GREF,
-        ),
-    };
+impl RawCopy {
+    fn of(segment: &mut CopySegment<'_>) -> Self {
+        match segment {
+            CopySegment::FromGrant { gref, offset, to } => Self {
+                gref: *gref,
+                offset: *offset,
+                len: to.len(),
+                local: NonNull::from(&mut **to).cast(),
+                direction: CopyDirection::FromGrant,
+            },
+            CopySegment::ToGrant { gref, offset, from } => Self {
+                gref: *gref,
+                offset: *offset,
+                len: from.len(),
+                local: NonNull::from(*from).cast(),
+                direction: CopyDirection::ToGrant,
+            },
+        }
+    }
+}
+
+fn encode(domid: DomId, copy: &RawCopy) -> Result<GrantCopySegment, Error> {
+    let RawCopy {
+        gref, offset, len, ..
+    } = *copy;
     let beyond = Error::CopyBeyondPage {
         domid,
         gref,
@@ -116,11 +167,10 @@ fn encode(domid: DomId, segment: &mut CopySegment<'_>) -> Result<GrantCopySegmen
         return Err(beyond);
     };
     let granted = foreign(gref, in_page, domid);
-    let local = local as u64;
-    let (source, dest) = if flags == COPY_SOURCE_GREF {
-        (granted, local)
-    } else {
-        (local, granted)
+    let local = copy.local.as_ptr().expose_provenance() as u64;
+    let (source, dest, flags) = match copy.direction {
+        CopyDirection::FromGrant => (granted, local, COPY_SOURCE_GREF),
+        CopyDirection::ToGrant => (local, granted, COPY_DEST_GREF),
     };
     Ok(GrantCopySegment {
         source,
@@ -143,22 +193,22 @@ mod tests {
         let granted = foreign(GrantRef(7), 0, DomId(2));
         let from = encode(
             DomId(2),
-            &mut CopySegment::FromGrant {
+            &RawCopy::of(&mut CopySegment::FromGrant {
                 gref: GrantRef(7),
                 offset: 0,
                 to: &mut buffer,
-            },
+            }),
         )
         .expect("a whole page");
         assert_eq!((from.source, from.dest), (granted, address));
         assert_eq!((from.len, from.flags, from.status), (4096, 1, 0));
         let to = encode(
             DomId(2),
-            &mut CopySegment::ToGrant {
+            &RawCopy::of(&mut CopySegment::ToGrant {
                 gref: GrantRef(7),
                 offset: 0,
                 from: &buffer[..100],
-            },
+            }),
         )
         .expect("a part of a page");
         assert_eq!((to.source, to.dest), (address, granted));

@@ -3,7 +3,7 @@
 use std::io;
 use std::path::PathBuf;
 
-use crate::{Access, DomId, GrantRef};
+use crate::{Access, DomId, GrantRef, GrantStatus};
 
 /// An attempt to use grants failed.
 #[derive(Debug, thiserror::Error)]
@@ -76,6 +76,16 @@ pub enum Error {
         /// Length in bytes.
         len: usize,
     },
+    /// The hypervisor did not make a copy.
+    #[error("cannot copy from grant {gref} of domain {domid}: {status}")]
+    CopyRefused {
+        /// The granting domain.
+        domid: DomId,
+        /// The reference.
+        gref: GrantRef,
+        /// Why not.
+        status: GrantStatus,
+    },
     /// A batch of copies failed as a whole; how far it got is not known.
     #[error("cannot copy {count} segments to or from grants of domain {domid}: {source}")]
     Copy {
@@ -97,9 +107,10 @@ impl Error {
             | Self::Register { source, .. }
             | Self::Map { source, .. }
             | Self::Copy { source, .. } => source.raw_os_error(),
-            Self::NoGrants { .. } | Self::TooManyGrants { .. } | Self::CopyBeyondPage { .. } => {
-                None
-            }
+            Self::NoGrants { .. }
+            | Self::TooManyGrants { .. }
+            | Self::CopyBeyondPage { .. }
+            | Self::CopyRefused { .. } => None,
         }
     }
 

@@ -6,8 +6,8 @@
 //! - [`Gnttab`] is the open device, [`Mapping`] a contiguous run of mapped pages that is unmapped when
 //!   dropped, [`Page`] one page of a mapping that keeps the mapping alive while I/O is in flight on it.
 //! - [`PersistentGrants`] keeps pages mapped for a frontend that uses the same grants again and again
-//!   (`feature-persistent` of blkif), [`TransientGrants`] maps them for one request.
-//! - [`Gnttab::copy`] copies to and from granted pages without mapping them.
+//!   (`feature-persistent` of blkif).
+//! - [`Gnttab::copy`] copies to and from granted pages without mapping them, in batches: for everybody else.
 //!
 //! The interface to the kernel is that of Linux's `include/uapi/xen/gntdev.h`; the C library's `open`,
 //! `ioctl`, `mmap` and `munmap` are called, so that they can be interposed.
@@ -23,8 +23,8 @@ mod device;
 mod error;
 mod page;
 
-pub use cache::{CacheStats, Grants, Mapper, PersistentGrants, TransientGrants};
-pub use copy::{CopySegment, GrantStatus};
+pub use cache::{Bounds, CacheStats, Mapper, PersistentGrants, Resolved};
+pub use copy::{CopyDirection, CopySegment, GrantStatus, RawCopy};
 pub use device::{GNTDEV_PATH, GRANTS_PER_MAPPING_MAX, Gnttab, Mapping};
 pub use error::Error;
 pub use page::{MappedPages, Page};

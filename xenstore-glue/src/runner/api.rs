@@ -16,7 +16,7 @@ use crate::types::{DeviceId, DiskProperties, DomId, XenbusState};
 pub struct RunnerConfig {
     /// The nodes to publish in each backend directory before it goes to state 2, by name and value.
     /// Name every feature and limit, also those that are not offered: on `backend/vbd` the kernel may
-    /// have published its own. `feature-discard` becomes `0` where `discard-enable` forbids it.
+    /// have published its own. `feature-discard` becomes `0` where `discard-enable` or a read-only `mode` forbids it.
     pub features: Vec<(String, String)>,
     /// What to accept of frontends; to agree with `features`.
     pub limits: Limits,

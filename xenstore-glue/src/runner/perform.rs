@@ -155,7 +155,11 @@ impl Runner {
         match action {
             Action::PublishFeatures => self.publish_features(device).await,
             Action::PublishDisk(disk) => {
-                let nodes = disk.nodes().map(|(name, value)| (device.node(name), value));
+                let nodes: Vec<_> = disk
+                    .nodes()
+                    .into_iter()
+                    .map(|(name, value)| (device.node(name), value))
+                    .collect();
                 self.write_all(device, &nodes).await
             }
             Action::SetState(state) => self.set_state(device, state).await,
@@ -163,8 +167,8 @@ impl Runner {
         }
     }
 
-    /// The features follow the toolstack's `discard-enable`; the device may be a new one of an old
-    /// name, so it is looked at again.
+    /// The features follow the toolstack's `discard-enable` and `mode`; the device may be a new one of an
+    /// old name, so it is looked at again.
     async fn publish_features(&mut self, device: DeviceId) -> Published {
         let identity = match identify(&self.store, device).await? {
             Ok(identity) => identity,
@@ -175,7 +179,8 @@ impl Runner {
             return Ok(Err(format!("unbinding blkback from {device}: {error}")));
         }
         let discard = self.store.read(&device.node("discard-enable")).await?;
-        let no_discard = discard == Node::Value("0".into());
+        let mode = self.store.read(&device.node("mode")).await?;
+        let no_discard = discard == Node::Value("0".into()) || mode == Node::Value("r".into());
         let nodes: Vec<(String, String)> = self
             .config
             .features

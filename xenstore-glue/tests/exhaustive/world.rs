@@ -15,6 +15,7 @@ pub(crate) const DISK: DiskProperties = DiskProperties {
     read_only: false,
     removable: false,
     cdrom: false,
+    discard_granularity: 0,
 };
 
 pub(crate) const STATES: [State; 9] = [

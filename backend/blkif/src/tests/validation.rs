@@ -296,10 +296,15 @@ fn discards() {
         discard: Discard::Plain,
         ..ALL_FEATURES
     };
-    assert!(matches!(
-        accept(&discard(1, 999, 1), &limits(512, false, plain)),
-        Operation::Discard { secure: false, .. }
-    ));
+    let not_secure = limits(512, false, plain);
+    reject(
+        &discard(1, 999, 1),
+        &not_secure,
+        Reason::SecureDiscard,
+        5,
+        -2,
+    );
+    accept(&discard(1, 999, 0), &not_secure);
     assert!(matches!(
         accept(&discard(1, 999, 2), &disk()),
         Operation::Discard { secure: false, .. }
@@ -434,7 +439,7 @@ fn limits_that_cannot_be() {
 #[test]
 fn reasons_have_distinct_labels() {
     let labels: std::collections::BTreeSet<_> = Reason::ALL.iter().map(|r| r.label()).collect();
-    assert_eq!(labels.len(), 11);
+    assert_eq!(labels.len(), 12);
 }
 
 proptest! {

@@ -156,6 +156,14 @@ impl Buffer {
         self.segments.len()
     }
 
+    /// Calls `visit` with address and length in bytes of each piece of memory, in order. They are valid as long as this
+    /// buffer, a clone or a slice of it lives; whoever writes through them makes sure that nobody else uses them.
+    pub fn for_each_piece(&self, visit: &mut dyn FnMut(NonNull<u8>, usize)) {
+        for segment in &self.segments {
+            visit(segment.address, segment.len);
+        }
+    }
+
     /// Whether the address and the length of every segment are multiples of `alignment` bytes, as direct I/O wants.
     ///
     /// # Panics

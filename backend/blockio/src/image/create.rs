@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use dscow::bitmap::Bitmap;
-use dscow::header::{COMPATIBLE_REPORT_NO_SPACE, Header, State};
+use dscow::header::{COMPATIBLE_LARGE_SECTORS, COMPATIBLE_REPORT_NO_SPACE, Header, State};
 use dscow::layout::{Headroom, Layout};
 use dscow::parent::Parent;
 use dscow::units::BlockSize;
@@ -49,6 +49,9 @@ pub struct CreateOptions {
     pub headroom: Option<Headroom>,
     /// Whether writes fail when the host has run out of space; if not, the guest waits until there is some.
     pub report_no_space: bool,
+    /// Whether guests are told that the disk has logical sectors of 4096 bytes, and not of 512. Its size must be a multiple
+    /// of them.
+    pub large_sectors: bool,
     /// How storage is taken in a file. Only [`SpaceStrategy::ExtentHint`] makes a difference to a new file; it fails
     /// where the file system has no such hint.
     pub space: SpaceStrategy,
@@ -124,16 +127,32 @@ impl Plan {
             let path = path.to_owned();
             ImageError::Layout { path, cause }
         })?;
-        let features = if options.report_no_space {
-            COMPATIBLE_REPORT_NO_SPACE
-        } else {
-            0
-        };
+        let header = new_header(layout, parent, compatible_features(options));
+        check_sectors(path, &header, size)?;
         Ok(Self {
-            header: new_header(layout, parent, features),
+            header,
             device: on_device.then_some(headroom),
         })
     }
+}
+
+fn compatible_features(options: &CreateOptions) -> u64 {
+    let feature = |wanted: bool, bit: u64| if wanted { bit } else { 0 };
+    feature(options.report_no_space, COMPATIBLE_REPORT_NO_SPACE)
+        | feature(options.large_sectors, COMPATIBLE_LARGE_SECTORS)
+}
+
+/// A disk that is to have `size` bytes must end with a sector, as guests see it.
+pub(crate) fn check_sectors(path: &Path, header: &Header, size: u64) -> Result<(), ImageError> {
+    let sector_size = header.sector_size();
+    if size.is_multiple_of(u64::from(sector_size)) {
+        return Ok(());
+    }
+    Err(ImageError::RaggedSectors {
+        path: path.to_owned(),
+        size,
+        sector_size,
+    })
 }
 
 /// A header that was not written yet.

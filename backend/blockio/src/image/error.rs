@@ -217,6 +217,19 @@ pub enum ImageError {
         /// The size that it has.
         before: u64,
     },
+    /// The disk would end within a sector, as guests see it.
+    #[error(
+        "{}: cannot have {size} bytes: guests see sectors of {sector_size} bytes, and it would end within one",
+        path.display()
+    )]
+    RaggedSectors {
+        /// The image.
+        path: PathBuf,
+        /// The size asked for, in bytes.
+        size: u64,
+        /// The logical sector size in bytes.
+        sector_size: u32,
+    },
     /// The bitmap has no room for a disk of the size asked for.
     #[error(
         "{}: cannot grow to {size} bytes: its bitmap has room for a disk of {largest} bytes; create a larger overlay \

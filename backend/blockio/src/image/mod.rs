@@ -20,7 +20,7 @@ mod tests;
 
 pub use check::{CheckReport, LostBlocks, Problem, Repair, RepairReport, check, repair};
 pub use create::{CreateOptions, ParentFormat, create};
-pub(crate) use create::{create_to_fill, set_len};
+pub(crate) use create::{check_sectors, create_to_fill, set_len};
 pub(crate) use device::refuse_content;
 pub use error::{DeviceContent, ImageError, ParentChange};
 pub use inspect::{Below, Content, Inspection, inspect};

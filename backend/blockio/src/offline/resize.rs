@@ -10,7 +10,7 @@ use dscow::layout::{Layout, LayoutError};
 use super::session::Session;
 use super::volume::Volume;
 use crate::file::{BlockFile, FileKind};
-use crate::image::{Image, ImageAccess, ImageError, set_len};
+use crate::image::{Image, ImageAccess, ImageError, check_sectors, set_len};
 
 /// What a change of size did.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -40,6 +40,7 @@ pub fn resize(path: &Path, size: u64) -> Result<Resized, ImageError> {
         image.make_header_durable()?;
         return Ok(resized);
     }
+    check_sectors(path, image.header(), size)?;
     let grown = grown_layout(path, &layout, size)?;
     image.check_growable()?;
     make_room(image.file(), &grown)?;

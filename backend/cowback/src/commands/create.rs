@@ -42,6 +42,9 @@ pub(crate) struct Args {
     /// What happens when the host runs out of space under a guest: it waits until there is some, or its writes fail
     #[arg(long, value_enum, default_value = "pause")]
     on_enospc: OnEnospc,
+    /// Logical sector size that guests see, in bytes. A disk that was partitioned with one does not work with the other
+    #[arg(long, value_parser = ["512", "4096"], default_value = "512")]
+    sector_size: String,
     /// How storage is taken in a file: `extent-hint` has XFS take it in pieces of 64 KiB; nothing else makes a difference
     /// to a new image
     #[arg(long, value_name = "STRATEGY", default_value = "auto")]
@@ -81,6 +84,7 @@ pub(crate) fn run(args: &Args) -> CommandResult {
         block_size: args.block_size,
         headroom: args.headroom,
         report_no_space: args.on_enospc == OnEnospc::Report,
+        large_sectors: args.sector_size == "4096",
         space: args.allocation,
         force: args.force,
     };
@@ -92,6 +96,7 @@ pub(crate) fn run(args: &Args) -> CommandResult {
             "uuid": header.uuid,
             "virtual_size_bytes": virtual_size,
             "block_size_bytes": args.block_size.bytes(),
+            "sector_size_bytes": header.sector_size(),
             "largest_virtual_size_bytes": header.layout.largest_disk_of_bitmap(),
             "base": header.parent.as_ref().map(|parent| output::path(parent.path())),
         }))?;

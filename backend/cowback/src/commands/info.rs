@@ -43,6 +43,7 @@ fn as_json(args: &Args, found: &Inspection) -> Value {
         "virtual_size_bytes": layout.virtual_size(),
         "block_size_bytes": layout.block_size().bytes(),
         "block_count": layout.block_count(),
+        "sector_size_bytes": header.sector_size(),
         "allocated_blocks": found.allocated_blocks,
         "allocated_bytes": allocated_bytes(found),
         "storage_bytes": found.storage_bytes,
@@ -77,6 +78,10 @@ fn print_text(args: &Args, found: &Inspection) -> Result<(), CommandError> {
     line(
         "virtual size:",
         format!("{} ({bytes} bytes)", size::display(bytes)),
+    )?;
+    line(
+        "sectors:",
+        format!("{} bytes, as guests see them", header.sector_size()),
     )?;
     let bytes = size::display(allocated_bytes(found));
     let (allocated, count) = (found.allocated_blocks, layout.block_count());

@@ -2,14 +2,17 @@
 #![allow(unsafe_code)]
 
 use std::io;
+use std::ops::Range;
 use std::os::fd::BorrowedFd;
 use std::ptr::NonNull;
 
-use blkif::SharedMemory;
-use blockio::buffer::IoMemory;
+use blkif::{Segment, SharedMemory};
+use blockio::buffer::{Buffer, IoMemory};
 use smallvec::SmallVec;
 use xenevtchn::XenEventChannel;
-use xengnttab::{Mapping, PAGE_SIZE, Page};
+use xengnttab::{
+    CopyDirection, DomId, Error, Gnttab, GrantRef, GrantStatus, Mapping, PAGE_SIZE, Page, RawCopy,
+};
 
 /// The mapped pages of a ring.
 pub(super) struct RingMemory(pub(super) Mapping);
@@ -67,6 +70,67 @@ unsafe impl IoMemory for GuestMemory {
             let start = unsafe { page.as_ptr().add(part.offset) };
             visit(start, part.len);
         }
+    }
+}
+
+/// Copies between buffers of ours and granted pages, to be made together.
+#[derive(Default)]
+pub(super) struct GrantCopies {
+    copies: Vec<RawCopy>,
+    /// Keeps the memory of `copies` alive.
+    buffers: Vec<Buffer>,
+}
+
+impl GrantCopies {
+    /// Adds the copies between the segments and `buffer`, which nobody else uses until they are made; gives their places
+    /// among the results of [`GrantCopies::run`].
+    ///
+    /// # Panics
+    /// If the buffer is not as long as the segments together.
+    pub(super) fn add(
+        &mut self,
+        direction: CopyDirection,
+        segments: &[Segment],
+        buffer: &Buffer,
+    ) -> Range<usize> {
+        let start = self.copies.len();
+        let mut at = 0;
+        for segment in segments {
+            let mut offset = segment.byte_offset();
+            let part = buffer.slice(at, segment.byte_len());
+            part.for_each_piece(&mut |local, len| {
+                self.copies.push(RawCopy {
+                    gref: GrantRef(segment.gref().0),
+                    offset,
+                    local,
+                    len,
+                    direction,
+                });
+                offset += len;
+            });
+            at += segment.byte_len();
+        }
+        assert_eq!(at, buffer.len(), "a buffer for exactly these segments");
+        self.buffers.push(buffer.clone());
+        start..self.copies.len()
+    }
+
+    /// Makes them, with one call to the kernel, and forgets them.
+    ///
+    /// # Errors
+    /// If the call failed as a whole.
+    pub(super) fn run(
+        &mut self,
+        gnttab: &Gnttab,
+        domid: DomId,
+    ) -> Result<Vec<Result<(), GrantStatus>>, Error> {
+        // SAFETY: the buffers, which are kept until after the call, keep their memory mapped, and never let a reference
+        // to it exist. `add` took addresses and lengths from them. Memory that is copied into is our own, and not in use
+        // by any operation: a request's data is fetched before it is submitted.
+        let results = unsafe { gnttab.copy_raw(domid, &self.copies) };
+        self.copies.clear();
+        self.buffers.clear();
+        results
     }
 }
 

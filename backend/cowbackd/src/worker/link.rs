@@ -1,49 +1,51 @@
 //! The connection to one frontend: its rings, channels and grants.
 
-use blkif::{Abi, BackRing, Features, Limits, LimitsError, Reason, RingError, Sector, SectorSize};
+use blkif::{
+    Abi, BackRing, Discard, Features, Limits, LimitsError, Reason, RingError, Sector, SectorSize,
+};
+use blockio::buffer::BufferPool;
 use rustc_hash::FxHashSet;
 use thiserror::Error;
-use xengnttab::{
-    Access, DomId, Gnttab, GrantRef, Grants, Mapping, Page, PersistentGrants, TransientGrants,
-};
+use xengnttab::{Access, DomId, Gnttab, GrantRef};
 use xenstore_glue::DiskProperties;
-use xenstore_glue::frontend::{FrontendConfig, Protocol, QueueConfig};
+use xenstore_glue::frontend::{FrontendConfig, Limits as AcceptedRings, Protocol, QueueConfig};
 
 use super::channel::{Channel, ChannelError};
 use super::foreign::RingMemory;
+use super::guest_pages::GuestPages;
 
-/// Most pages of a frontend that stay mapped for each of its queues; what Linux's blkback keeps by default.
-const PERSISTENT_GRANTS_PER_QUEUE: usize = 1056;
+/// Most pages of a ring, as an exponent of two; what Linux's blkback offers.
+const RING_PAGE_ORDER_MAX: u32 = 4;
 
-/// What every vbd offers beyond reads and writes. [`advertised`] says the same to frontends.
-const FEATURES: Features = Features {
-    flush: true,
-    barrier: false,
-    discard: blkif::Discard::No,
-    indirect_segments_max: 0,
-};
+/// Most segments of an indirect request; what Linux's blkback offers.
+const INDIRECT_SEGMENTS_MAX: u16 = 256;
+
+/// What frontends may ask for when they connect, with at most `queues_max` queues.
+pub(crate) fn accepted(queues_max: u32) -> AcceptedRings {
+    AcceptedRings {
+        max_ring_page_order: RING_PAGE_ORDER_MAX,
+        max_queues: queues_max,
+        ..AcceptedRings::default()
+    }
+}
 
 /// The nodes by which frontends learn what is offered. What is not offered is named too: the kernel's blkback may
 /// have been bound to the device before, and have offered it.
-pub(crate) fn advertised() -> Vec<(String, String)> {
+pub(crate) fn advertised(queues_max: u32) -> Vec<(String, String)> {
     [
-        ("feature-flush-cache", u16::from(FEATURES.flush)),
-        ("feature-barrier", u16::from(FEATURES.barrier)),
-        (
-            "feature-discard",
-            u16::from(FEATURES.discard != blkif::Discard::No),
-        ),
-        (
-            "discard-secure",
-            u16::from(FEATURES.discard == blkif::Discard::Secure),
-        ),
+        ("feature-flush-cache", 1),
+        ("feature-barrier", 1),
+        // Not for each disk, see `DiskProperties`.
+        ("feature-discard", 1),
+        ("discard-secure", 0),
         (
             "feature-max-indirect-segments",
-            FEATURES.indirect_segments_max,
+            u32::from(INDIRECT_SEGMENTS_MAX),
         ),
         ("feature-persistent", 1),
-        ("max-ring-page-order", 0),
-        ("multi-queue-max-queues", 1),
+        ("max-ring-page-order", RING_PAGE_ORDER_MAX),
+        ("max-ring-pages", 1 << RING_PAGE_ORDER_MAX),
+        ("multi-queue-max-queues", queues_max),
     ]
     .map(|(node, value)| (node.to_owned(), value.to_string()))
     .into()
@@ -52,14 +54,14 @@ pub(crate) fn advertised() -> Vec<(String, String)> {
 /// The connection to one frontend.
 pub(super) struct Link {
     pub(super) queues: Vec<Queue>,
-    pub(super) grants: Grants<Gnttab>,
+    pub(super) pages: GuestPages,
     pub(super) limits: Limits,
     /// No more requests are taken: it is being disconnected, or the frontend broke the protocol.
     pub(super) stopped: bool,
-    /// Scratch space for mapping, kept to save allocations.
-    pub(super) pages: Vec<Page<Mapping>>,
     /// The kinds of refusals that were logged already: a guest must not fill the log.
     logged: FxHashSet<Reason>,
+    /// It was logged that pages of a request cannot be reached.
+    pub(super) logged_memory: bool,
 }
 
 /// One ring with its event channel.
@@ -97,6 +99,7 @@ impl Link {
         domid: u16,
         frontend: &FrontendConfig,
         disk: &DiskProperties,
+        pool: &BufferPool,
     ) -> Result<Self, LinkError> {
         let gnttab = Gnttab::open()?;
         let abi = abi(frontend.protocol);
@@ -105,19 +108,15 @@ impl Link {
             .iter()
             .map(|queue| Queue::connect(&gnttab, domid, abi, queue))
             .collect::<Result<Vec<_>, _>>()?;
-        let grants = if frontend.persistent_grants {
-            let capacity = PERSISTENT_GRANTS_PER_QUEUE * queues.len();
-            Grants::Persistent(PersistentGrants::new(gnttab, DomId(domid), capacity))
-        } else {
-            Grants::Transient(TransientGrants::new(gnttab, DomId(domid)))
-        };
+        let persistent = frontend.persistent_grants;
+        let pages = GuestPages::new(gnttab, DomId(domid), persistent, queues.len(), pool.clone());
         Ok(Self {
             queues,
-            grants,
+            pages,
             limits: limits(disk)?,
             stopped: false,
-            pages: Vec::new(),
             logged: FxHashSet::default(),
+            logged_memory: false,
         })
     }
 
@@ -177,7 +176,8 @@ fn abi(protocol: Protocol) -> Abi {
     }
 }
 
-fn limits(disk: &DiskProperties) -> Result<Limits, LinkError> {
+/// What requests are held against.
+pub(super) fn limits(disk: &DiskProperties) -> Result<Limits, LinkError> {
     let sector_size = match disk.sector_size {
         512 => SectorSize::B512,
         4096 => SectorSize::B4096,
@@ -187,6 +187,14 @@ fn limits(disk: &DiskProperties) -> Result<Limits, LinkError> {
         Sector(disk.sectors),
         sector_size,
         disk.read_only,
-        FEATURES,
+        Features {
+            flush: true,
+            barrier: true,
+            discard: match disk.discard_granularity {
+                0 => Discard::No,
+                _ => Discard::Plain,
+            },
+            indirect_segments_max: INDIRECT_SEGMENTS_MAX,
+        },
     )?)
 }

@@ -83,6 +83,10 @@ pub(crate) struct VbdStatistics {
     pub(crate) copy_ups: u64,
     /// Commits of the bitmap.
     pub(crate) commits: u64,
+    /// Discards.
+    pub(crate) discards: u64,
+    /// Pages of the guest that are kept mapped.
+    pub(crate) kept_pages: u64,
     /// Requests taken and not answered at this moment.
     pub(crate) in_flight: u64,
     /// Writes that wait for space on the host at this moment.

@@ -5,10 +5,10 @@
 
 mod channel;
 mod foreign;
+mod guest_pages;
 mod link;
 mod message;
 mod run;
-mod transfer;
 mod vbd;
 
 use std::io;
@@ -21,7 +21,7 @@ use rustix::event::{EventfdFlags, eventfd};
 use tokio::sync::mpsc::UnboundedSender;
 use xenstore_glue::runner::Report;
 
-pub(crate) use link::advertised;
+pub(crate) use link::{accepted, advertised};
 pub(crate) use message::{ToWorker, VbdStatistics};
 
 use run::Worker;

@@ -6,6 +6,7 @@ use std::os::fd::{BorrowedFd, OwnedFd};
 use std::sync::mpsc::Receiver;
 use std::time::{Duration, Instant};
 
+use blockio::buffer::BufferPool;
 use blockio::disk::{Disk, DiskNumber, DiskOptions};
 use blockio::executor::{Event, Executor, open_executor};
 use slab::Slab;
@@ -25,6 +26,9 @@ const UPKEEP_INTERVAL: Duration = Duration::from_secs(1);
 /// costs a descriptor, which the library does not give back.
 const FAILED_CONNECTS_MAX: u32 = 16;
 
+/// Memory for copied data that a worker keeps for later, in bytes.
+const POOL_BYTES: usize = 4 << 20;
+
 /// Key of the watch on the control plane's eventfd; those of channels begin with the number of a vbd.
 const WAKE: u64 = u64::MAX;
 
@@ -34,6 +38,8 @@ pub(super) struct Worker {
     inbox: Receiver<ToWorker>,
     reports: UnboundedSender<Report>,
     wake: OwnedFd,
+    /// Memory for data that is copied from and to guests.
+    pool: BufferPool,
     vbds: Slab<Vbd>,
     numbers: HashMap<DeviceId, usize>,
     /// Vbds with something to settle after this round of events.
@@ -59,6 +65,7 @@ impl Worker {
             inbox,
             reports,
             wake: wake.try_clone_to_owned()?,
+            pool: BufferPool::new(POOL_BYTES),
             vbds: Slab::new(),
             numbers: HashMap::new(),
             touched: Vec::new(),
@@ -221,7 +228,7 @@ impl Worker {
             return Report::ConnectFailed { device, reason };
         }
         let domid = device.domid.raw();
-        let connected = Link::connect(domid, frontend, vbd.properties())
+        let connected = Link::connect(domid, frontend, vbd.properties(), &self.pool)
             .map_err(|error| error.to_string())
             .and_then(|mut link| {
                 let left = vbd.begin_link(&mut link, adopt)?;
@@ -232,7 +239,7 @@ impl Worker {
             Ok((link, left)) => {
                 vbd.link = Some(link);
                 if adopt {
-                    vbd.go_on(left, self.executor.as_mut());
+                    vbd.go_on(left);
                 }
                 Report::Connected { device }
             }
@@ -298,6 +305,11 @@ impl Worker {
             return;
         };
         vbd.settle(self.executor.as_mut(), &mut self.outbox);
+        if vbd.may_take_again() {
+            let queues = vbd.link.as_ref().map_or(0, |link| link.queues.len());
+            self.backlog
+                .extend((0..queues).map(|queue| (number, queue)));
+        }
         if vbd.may_unlink()
             && let Some(link) = vbd.link.take()
         {

@@ -1,0 +1,213 @@
+//! Taking requests off the rings.
+
+use blkif::{Operation, RawSlot, Rejection, Request, Response, RingError, Status};
+use blockio::buffer::Buffer;
+use blockio::executor::Executor;
+use dscow::engine::Token;
+use xenstore_glue::runner::Report;
+
+use super::Vbd;
+use super::in_flight::{Arrival, InFlight, Origin};
+use crate::worker::guest_pages::{DataCopy, GuestData};
+
+/// Most requests that are taken at a time. Requests that are refused are answered at once, which makes room on the ring for
+/// more of them: without a limit a guest could keep its worker at its ring for ever.
+const TURN_REQUESTS: usize = 64;
+
+/// Most segments of the requests that are taken at a time, for the same reason: each may have to be mapped or copied.
+const TURN_SEGMENTS: usize = 1024;
+
+/// When so many bytes of a disk's requests are being copied, no more are taken. What a guest could otherwise have: 8 queues of
+/// 512 requests of 1 MiB each.
+const COPIED_BYTES_MAX: usize = 32 << 20;
+
+impl Vbd {
+    /// Takes what is on the ring of a queue, at most a turn of requests. Returns whether there may be more: then it is
+    /// to be served again without an event, after everybody else had their turn.
+    pub(in crate::worker) fn serve(
+        &mut self,
+        queue: usize,
+        executor: &mut dyn Executor,
+        reports: &mut Vec<Report>,
+    ) -> bool {
+        let mut arrivals = std::mem::take(&mut self.arrivals);
+        let collected = self.collect(queue, &mut arrivals);
+        self.begin(&mut arrivals, executor);
+        self.arrivals = arrivals;
+        collected.unwrap_or_else(|error| {
+            self.fault(&error, reports);
+            false
+        })
+    }
+
+    /// Whether rings are to be served again that were left when too much was being copied.
+    pub(in crate::worker) fn may_take_again(&mut self) -> bool {
+        self.copied_bytes < COPIED_BYTES_MAX && std::mem::take(&mut self.throttled)
+    }
+
+    fn collect(&mut self, queue: usize, arrivals: &mut Vec<Arrival>) -> Result<bool, RingError> {
+        let (mut requests, mut segments, mut bytes) = (0, 0, self.copied_bytes);
+        loop {
+            if requests == TURN_REQUESTS || segments >= TURN_SEGMENTS {
+                return Ok(true);
+            }
+            if bytes >= COPIED_BYTES_MAX {
+                self.throttled = true;
+                return Ok(false);
+            }
+            requests += 1;
+            let Some((origin, slot)) = self.next_slot(queue)? else {
+                return Ok(false);
+            };
+            if let Some(arrival) = self.arrive(origin, &slot) {
+                segments += arrival.segments.len();
+                let of_segments = arrival.segments.iter();
+                bytes += of_segments.map(blkif::Segment::byte_len).sum::<usize>();
+                arrivals.push(arrival);
+            }
+        }
+    }
+
+    /// The next request: what an earlier process has left over, also if no more is taken from the ring, then what is there.
+    fn next_slot(&mut self, queue: usize) -> Result<Option<(Origin, RawSlot)>, RingError> {
+        if let Some(left_over) = self.left_over.pop_front() {
+            return Ok(Some(left_over));
+        }
+        // A frontend may make requests as soon as it sees responses in their slots, before they are published.
+        if self.noted(|run_state| run_state.has_room(queue)) == Some(false) {
+            self.publish();
+        }
+        let Some(link) = self.link.as_mut().filter(|link| !link.stopped) else {
+            return Ok(None);
+        };
+        let ring = &mut link.queues[queue].ring;
+        let mut slot = ring.take()?;
+        if slot.is_none() && ring.final_check_for_requests()? {
+            slot = ring.take()?;
+        }
+        Ok(slot.map(|slot| {
+            // Before anything is done about it.
+            let place = self.noted(|run_state| run_state.take(queue, &slot.0));
+            (Origin { queue, place }, slot)
+        }))
+    }
+
+    /// The frontend broke the ring protocol: nothing on its rings can be trusted any more.
+    fn fault(&mut self, error: &RingError, reports: &mut Vec<Report>) {
+        if let Some(link) = &mut self.link {
+            link.stopped = true;
+        }
+        reports.push(Report::Fault {
+            device: self.device,
+            reason: error.to_string(),
+        });
+    }
+
+    /// A request was taken: it is valid, or answered.
+    pub(super) fn arrive(&mut self, origin: Origin, slot: &RawSlot) -> Option<Arrival> {
+        let link = self.link.as_ref()?;
+        let request = Request::from_slot(slot, &link.limits)
+            .map_err(|rejection| self.reject(origin, &rejection))
+            .ok()?;
+        let request = self.with_segments(origin, request)?;
+        Arrival::of(origin, request)
+    }
+
+    /// An indirect request with its segments, every other one as it is; `None` if it was answered.
+    fn with_segments(&mut self, origin: Origin, request: Request) -> Option<Request> {
+        let Operation::Indirect(indirect) = &request.operation else {
+            return Some(request);
+        };
+        let link = self.link.as_mut()?;
+        match link.pages.descriptors(indirect) {
+            Ok(descriptors) => indirect
+                .with_descriptors(descriptors, &link.limits)
+                .map_err(|rejection| self.reject(origin, &rejection))
+                .ok(),
+            Err(error) => {
+                self.fail(
+                    origin,
+                    request.response(Status::Error),
+                    &format!("its segments: {error}"),
+                );
+                None
+            }
+        }
+    }
+
+    fn reject(&mut self, origin: Origin, rejection: &Rejection) {
+        self.statistics.rejected += 1;
+        if let Some(link) = &mut self.link
+            && link.is_first(rejection.reason)
+        {
+            tracing::warn!(
+                device = %self.device,
+                "refused a request of the guest: {} (more of this kind are only counted)",
+                rejection.reason
+            );
+        }
+        self.respond(origin, rejection.response());
+    }
+
+    /// The data of a request cannot be had or given: it fails, the disk does not.
+    pub(super) fn fail(&mut self, origin: Origin, response: Response, cause: &str) {
+        self.statistics.failed += 1;
+        if let Some(link) = &mut self.link
+            && !std::mem::replace(&mut link.logged_memory, true)
+        {
+            tracing::warn!(
+                device = %self.device,
+                "cannot reach the pages of a request: {cause} (more such requests are only counted)"
+            );
+        }
+        let status = Status::Error;
+        self.respond(origin, Response { status, ..response });
+    }
+
+    /// Fetches the data of requests, all together, and submits them in their order.
+    pub(super) fn begin(&mut self, arrivals: &mut Vec<Arrival>, executor: &mut dyn Executor) {
+        let Some(link) = &mut self.link else {
+            return arrivals.clear();
+        };
+        let mut datas: Vec<_> = arrivals
+            .iter()
+            .map(|arrival| link.pages.data(arrival.order.direction, &arrival.segments))
+            .collect();
+        let results = link.pages.run_copies();
+        for (arrival, data) in arrivals.drain(..).zip(datas.drain(..)) {
+            let fetched = data.map_err(|error| error.to_string()).and_then(|data| {
+                if let Some(DataCopy::In(places)) = &data.copy {
+                    results.of(places.clone())?;
+                }
+                Ok(data)
+            });
+            match fetched {
+                Ok(data) => self.submit(arrival, data, executor),
+                Err(cause) => self.fail(arrival.origin, arrival.response, &cause),
+            }
+        }
+    }
+
+    fn submit(&mut self, arrival: Arrival, data: GuestData, executor: &mut dyn Executor) {
+        let GuestData { buffer, copy } = data;
+        let copied_bytes = copy.as_ref().map_or(0, |_| buffer.len());
+        self.copied_bytes += copied_bytes;
+        let (now, then) = match arrival.order.then {
+            Some(range) => (Buffer::empty(), Some((range, buffer))),
+            None => (buffer, None),
+        };
+        let token = self.requests.insert(InFlight {
+            origin: arrival.origin,
+            response: arrival.response,
+            then,
+            copied_bytes,
+            copy_out: match copy {
+                Some(DataCopy::Out(segments)) => Some(segments),
+                _ => None,
+            },
+        });
+        let token = Token(token as u64);
+        self.disk
+            .submit(executor, token, arrival.order.request, now);
+    }
+}
