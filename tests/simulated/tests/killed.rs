@@ -3,8 +3,8 @@
 
 use std::time::Duration;
 
-use simulated::{PATIENCE, Rig, base_content};
-use simxen::Request;
+use simulated::{PATIENCE, Rig, base_content, options};
+use simxen::{Frontend, FrontendOptions, Request};
 
 /// How often the daemon is killed; `KILLS` in the environment says otherwise.
 fn kills() -> u64 {
@@ -54,14 +54,47 @@ impl Oracle {
     }
 }
 
+impl Oracle {
+    /// Discards sectors: of those, the ones in whole blocks become zeros.
+    fn discard(&mut self, start: u64, len: u64) -> Request<'static> {
+        let at = |sector| usize::try_from(sector * 512).expect("a small disk");
+        let (first, end) = (start.next_multiple_of(8), (start + len) / 8 * 8);
+        if first < end {
+            self.content[at(first)..at(end)].fill(0);
+        }
+        Request::Discard {
+            sector: start,
+            sectors: len,
+            secure: false,
+        }
+    }
+}
+
 /// Sectors of the disk.
 const SECTORS: u64 = 2048;
 
 #[test]
 fn a_guest_notices_nothing_however_often_the_daemon_is_killed() {
-    let mut rig = Rig::start();
+    kill_again_and_again(options());
+}
+
+#[test]
+fn nor_does_one_with_several_queues_whose_data_is_copied() {
+    kill_again_and_again(FrontendOptions {
+        queues: 3,
+        ring_order: 2,
+        persistent: false,
+        segments_max: 256,
+        ..options()
+    });
+}
+
+fn kill_again_and_again(way: FrontendOptions) {
+    let mut rig = Rig::start_with(&["--queues", "4"]);
     let guest = rig.guest(1);
-    let (disk, mut frontend) = rig.connect(&guest, "xvda", "vm.cow");
+    let spec = rig.spec("xvda", &rig.overlay_target("vm.cow"));
+    let disk = rig.host.toolstack().attach(&guest, &spec).unwrap();
+    let mut frontend = Frontend::connect(&disk, way).unwrap();
     let mut random = SplitMix(1);
     let mut oracle = Oracle {
         content: base_content(),
@@ -72,16 +105,30 @@ fn a_guest_notices_nothing_however_often_the_daemon_is_killed() {
         let mut taken = Vec::new();
         let mut under_way = Vec::new();
         for _ in 0..random.below(30) + 1 {
-            let len = 1 + random.below(16);
+            let longest = if random.below(8) == 0 { 200 } else { 16 };
+            let len = 1 + random.below(longest);
             let start = random.below(SECTORS - len);
             let is_free = |(at, until): &(u64, u64)| *until <= start || start + len <= *at;
             if !taken.iter().all(is_free) {
                 continue;
             }
             taken.push((start, start + len));
-            match random.below(10) {
+            match random.below(12) {
                 0 => {
                     under_way.push((frontend.submit(&Request::Flush).unwrap(), None));
+                }
+                10 => {
+                    let discard = oracle.discard(start, len);
+                    under_way.push((frontend.submit(&discard).unwrap(), None));
+                }
+                // An indirect request carries none.
+                11 if len <= 80 => {
+                    let data = oracle.write(start, len);
+                    let barrier = Request::WriteBarrier {
+                        sector: start,
+                        data: &data,
+                    };
+                    under_way.push((frontend.submit(&barrier).unwrap(), None));
                 }
                 1..4 => {
                     let bytes = usize::try_from(len * 512).expect("small");

@@ -173,11 +173,12 @@ fn what_was_not_offered_is_answered_and_the_disk_goes_on() {
         },
     )
     .unwrap();
-    let barrier = simxen::Request::WriteBarrier {
+    let secure_discard = simxen::Request::Discard {
         sector: 0,
-        data: &[1; 512],
+        sectors: 8,
+        secure: true,
     };
-    let id = frontend.submit(&barrier).unwrap();
+    let id = frontend.submit(&secure_discard).unwrap();
     assert_eq!(frontend.wait(id).unwrap().status, -2);
     // Beyond the end of the disk.
     let id = frontend

@@ -182,13 +182,13 @@ impl Vbd {
                 Ok(data)
             });
             match fetched {
-                Ok(data) => self.submit(arrival, data, executor),
+                Ok(data) => self.submit(&arrival, data, executor),
                 Err(cause) => self.fail(arrival.origin, arrival.response, &cause),
             }
         }
     }
 
-    fn submit(&mut self, arrival: Arrival, data: GuestData, executor: &mut dyn Executor) {
+    fn submit(&mut self, arrival: &Arrival, data: GuestData, executor: &mut dyn Executor) {
         let GuestData { buffer, copy } = data;
         let copied_bytes = copy.as_ref().map_or(0, |_| buffer.len());
         self.copied_bytes += copied_bytes;
