@@ -71,6 +71,8 @@ pub(super) struct Queue {
     /// The grant of the ring's first page, and the frontend's channel: which ring it is.
     reference: u32,
     port: u32,
+    /// The frontend is not asked to notify: the worker looks at the ring by itself.
+    pub(super) is_awake: bool,
 }
 
 /// Why a frontend cannot be connected to.
@@ -157,6 +159,7 @@ impl Queue {
             channel,
             reference: refs.first().map_or(0, |first| first.0),
             port: queue.event_channel.0,
+            is_awake: false,
         })
     }
 

@@ -8,6 +8,7 @@ mod foreign;
 mod guest_pages;
 mod link;
 mod message;
+mod patience;
 mod run;
 mod vbd;
 

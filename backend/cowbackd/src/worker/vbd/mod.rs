@@ -23,6 +23,7 @@ use xenstore_glue::runner::Report;
 use xenstore_glue::{DeviceId, DiskProperties};
 
 use self::in_flight::{Arrival, InFlight, Origin};
+pub(super) use self::take::Served;
 use super::link::Link;
 use super::message::VbdStatistics;
 

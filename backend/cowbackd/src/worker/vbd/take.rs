@@ -1,6 +1,6 @@
 //! Taking requests off the rings.
 
-use blkif::{Operation, RawSlot, Rejection, Request, Response, RingError, Status};
+use blkif::{BackRing, Operation, RawSlot, Rejection, Request, Response, RingError, Status};
 use blockio::buffer::Buffer;
 use blockio::executor::Executor;
 use dscow::engine::Token;
@@ -8,6 +8,7 @@ use xenstore_glue::runner::Report;
 
 use super::Vbd;
 use super::in_flight::{Arrival, InFlight, Origin};
+use crate::worker::foreign::RingMemory;
 use crate::worker::guest_pages::{DataCopy, GuestData};
 
 /// Most requests that are taken at a time. Requests that are refused are answered at once, which makes room on the ring for
@@ -21,23 +22,50 @@ const TURN_SEGMENTS: usize = 1024;
 /// 512 requests of 1 MiB each.
 const COPIED_BYTES_MAX: usize = 32 << 20;
 
+/// What is left of a ring when it was served.
+pub(in crate::worker) enum Served {
+    /// Nothing. The frontend was not asked to notify with its next request yet.
+    Empty,
+    /// Perhaps more: it is to be served again without an event, after everybody else had their turn.
+    InPart,
+    /// It is not to be served: not any more, or not until [`Vbd::may_take_again`].
+    Stopped,
+}
+
 impl Vbd {
-    /// Takes what is on the ring of a queue, at most a turn of requests. Returns whether there may be more: then it is
-    /// to be served again without an event, after everybody else had their turn.
+    /// Takes what is on the ring of a queue, at most a turn of requests.
     pub(in crate::worker) fn serve(
         &mut self,
         queue: usize,
         executor: &mut dyn Executor,
         reports: &mut Vec<Report>,
-    ) -> bool {
+    ) -> Served {
         let mut arrivals = std::mem::take(&mut self.arrivals);
         let collected = self.collect(queue, &mut arrivals);
         self.begin(&mut arrivals, executor);
         self.arrivals = arrivals;
         collected.unwrap_or_else(|error| {
             self.fault(&error, reports);
-            false
+            Served::Stopped
         })
+    }
+
+    /// Whether a ring has something for [`Vbd::serve`], an error included.
+    pub(in crate::worker) fn has_requests(&mut self, queue: usize) -> bool {
+        self.ring(queue)
+            .is_some_and(|ring| ring.pending().map_or(true, |count| count > 0))
+    }
+
+    /// Asks the frontend to notify with its next request, and looks once more: as [`Vbd::has_requests`].
+    pub(in crate::worker) fn ask_for_notification(&mut self, queue: usize) -> bool {
+        self.ring(queue)
+            .is_some_and(|ring| ring.final_check_for_requests().unwrap_or(true))
+    }
+
+    /// The ring of a queue, as long as it is served.
+    fn ring(&mut self, queue: usize) -> Option<&mut BackRing<RingMemory>> {
+        let link = self.link.as_mut().filter(|link| !link.stopped)?;
+        Some(&mut link.queues.get_mut(queue)?.ring)
     }
 
     /// Whether rings are to be served again that were left when too much was being copied.
@@ -45,19 +73,24 @@ impl Vbd {
         self.copied_bytes < COPIED_BYTES_MAX && std::mem::take(&mut self.throttled)
     }
 
-    fn collect(&mut self, queue: usize, arrivals: &mut Vec<Arrival>) -> Result<bool, RingError> {
+    fn collect(&mut self, queue: usize, arrivals: &mut Vec<Arrival>) -> Result<Served, RingError> {
         let (mut requests, mut segments, mut bytes) = (0, 0, self.copied_bytes);
         loop {
             if requests == TURN_REQUESTS || segments >= TURN_SEGMENTS {
-                return Ok(true);
+                return Ok(Served::InPart);
             }
             if bytes >= COPIED_BYTES_MAX {
                 self.throttled = true;
-                return Ok(false);
+                return Ok(Served::Stopped);
             }
             requests += 1;
             let Some((origin, slot)) = self.next_slot(queue)? else {
-                return Ok(false);
+                let stopped = self.ring(queue).is_none();
+                return Ok(if stopped {
+                    Served::Stopped
+                } else {
+                    Served::Empty
+                });
             };
             if let Some(arrival) = self.arrive(origin, &slot) {
                 segments += arrival.segments.len();
@@ -77,15 +110,10 @@ impl Vbd {
         if self.noted(|run_state| run_state.has_room(queue)) == Some(false) {
             self.publish();
         }
-        let Some(link) = self.link.as_mut().filter(|link| !link.stopped) else {
+        let Some(ring) = self.ring(queue) else {
             return Ok(None);
         };
-        let ring = &mut link.queues[queue].ring;
-        let mut slot = ring.take()?;
-        if slot.is_none() && ring.final_check_for_requests()? {
-            slot = ring.take()?;
-        }
-        Ok(slot.map(|slot| {
+        Ok(ring.take()?.map(|slot| {
             // Before anything is done about it.
             let place = self.noted(|run_state| run_state.take(queue, &slot.0));
             (Origin { queue, place }, slot)

@@ -1,5 +1,7 @@
 //! The loop of a worker thread.
 
+mod sleep;
+
 use std::collections::HashMap;
 use std::io;
 use std::os::fd::{BorrowedFd, OwnedFd};
@@ -9,7 +11,7 @@ use std::time::{Duration, Instant};
 use blockio::buffer::BufferPool;
 use blockio::disk::{Disk, DiskNumber, DiskOptions};
 use blockio::executor::{Event, Executor, open_executor};
-use slab::Slab;
+use rustc_hash::{FxHashMap, FxHashSet};
 use tokio::sync::mpsc::UnboundedSender;
 use xenstore_glue::DeviceId;
 use xenstore_glue::frontend::FrontendConfig;
@@ -17,7 +19,8 @@ use xenstore_glue::runner::Report;
 
 use super::link::Link;
 use super::message::ToWorker;
-use super::vbd::Vbd;
+use super::patience::Patience;
+use super::vbd::{Served, Vbd};
 
 /// How often bits that nobody flushed are committed, and writes tried again that wait for space.
 const UPKEEP_INTERVAL: Duration = Duration::from_secs(1);
@@ -40,12 +43,19 @@ pub(super) struct Worker {
     wake: OwnedFd,
     /// Memory for data that is copied from and to guests.
     pool: BufferPool,
-    vbds: Slab<Vbd>,
+    /// By their numbers, of which none is used again: operations of a disk may still be under way when it is gone.
+    vbds: FxHashMap<usize, Vbd>,
+    next_number: u32,
     numbers: HashMap<DeviceId, usize>,
     /// Vbds with something to settle after this round of events.
     touched: Vec<usize>,
     /// Rings that may hold more requests than were taken in this round, as vbd and queue.
     backlog: Vec<(usize, usize)>,
+    /// Rings that were found empty, and whose frontends were not asked to notify yet.
+    awake: Vec<(usize, usize)>,
+    patience: Patience,
+    /// Vbds with something to do at the next upkeep.
+    kept_up: FxHashSet<usize>,
     /// Reports of this round.
     outbox: Vec<Report>,
     next_upkeep: Instant,
@@ -66,10 +76,14 @@ impl Worker {
             reports,
             wake: wake.try_clone_to_owned()?,
             pool: BufferPool::new(POOL_BYTES),
-            vbds: Slab::new(),
+            vbds: FxHashMap::default(),
+            next_number: 0,
             numbers: HashMap::new(),
             touched: Vec::new(),
             backlog: Vec::new(),
+            awake: Vec::new(),
+            patience: Patience::default(),
+            kept_up: FxHashSet::default(),
             outbox: Vec::new(),
             next_upkeep: Instant::now(),
             stopping: false,
@@ -83,9 +97,7 @@ impl Worker {
     pub(super) fn run(&mut self) {
         let mut events = Vec::new();
         while !self.stopping {
-            let timeout = self.time_to_sleep();
-            self.executor
-                .wait(timeout, &mut events)
+            self.wait(&mut events)
                 .expect("the executor works, or nothing does");
             for event in events.drain(..) {
                 self.handle(event);
@@ -101,7 +113,7 @@ impl Worker {
             Event::Done { key, result } => {
                 let (DiskNumber(number), op) = DiskNumber::of_key(key);
                 let number = number as usize;
-                if let Some(vbd) = self.vbds.get_mut(number) {
+                if let Some(vbd) = self.vbds.get_mut(&number) {
                     vbd.disk().complete(self.executor.as_mut(), op, result);
                     self.touched.push(number);
                 }
@@ -115,7 +127,7 @@ impl Worker {
 
     fn channel_event(&mut self, key: u64) {
         let (number, queue) = of_watch_key(key);
-        let Some(vbd) = self.vbds.get_mut(number) else {
+        let Some(vbd) = self.vbds.get_mut(&number) else {
             return;
         };
         let Some(link) = &vbd.link else { return };
@@ -126,11 +138,13 @@ impl Worker {
     }
 
     fn serve(&mut self, number: usize, queue: usize) {
-        let Some(vbd) = self.vbds.get_mut(number) else {
+        let Some(vbd) = self.vbds.get_mut(&number) else {
             return;
         };
-        if vbd.serve(queue, self.executor.as_mut(), &mut self.outbox) {
-            self.backlog.push((number, queue));
+        match vbd.serve(queue, self.executor.as_mut(), &mut self.outbox) {
+            Served::InPart => self.backlog.push((number, queue)),
+            Served::Empty => self.keep_awake(number, queue),
+            Served::Stopped => {}
         }
         self.touched.push(number);
     }
@@ -163,17 +177,18 @@ impl Worker {
                 disk: properties,
                 run_state,
             } => {
-                let entry = self.vbds.vacant_entry();
-                let number = entry.key();
+                let disk_number = self.new_number();
+                let number = disk_number.0 as usize;
                 let disk = Disk::new(
-                    DiskNumber(u32::try_from(number).expect("far fewer vbds")),
+                    disk_number,
                     *engine,
                     files,
                     DiskOptions::default(),
                     self.executor.as_mut(),
                 );
-                let vbd = entry.insert(Vbd::new(device, disk, properties, run_state));
+                let mut vbd = Vbd::new(device, disk, properties, run_state);
                 vbd.open(self.executor.as_mut());
+                self.vbds.insert(number, vbd);
                 self.numbers.insert(device, number);
                 self.touched.push(number);
             }
@@ -190,17 +205,17 @@ impl Worker {
             }
             ToWorker::Disconnect { device, handover } => {
                 if let Some(number) = self.number(device) {
-                    self.vbds[number].disconnect(handover, self.executor.as_mut());
+                    looked_up(&mut self.vbds, number).disconnect(handover, self.executor.as_mut());
                 }
             }
             ToWorker::Close { device, handover } => {
                 if let Some(number) = self.number(device) {
-                    self.vbds[number].close(handover, self.executor.as_mut());
+                    looked_up(&mut self.vbds, number).close(handover, self.executor.as_mut());
                 }
             }
             ToWorker::Inspect { device, reply } => {
                 if let Some(number) = self.numbers.get(&device) {
-                    let _ = reply.send(self.vbds[*number].statistics());
+                    let _ = reply.send(self.vbds[number].statistics());
                 }
             }
             ToWorker::Stop => self.stopping = true,
@@ -220,7 +235,7 @@ impl Worker {
     }
 
     fn connect(&mut self, number: usize, frontend: &FrontendConfig, adopt: bool) -> Report {
-        let vbd = &mut self.vbds[number];
+        let vbd = looked_up(&mut self.vbds, number);
         let device = vbd.device();
         if vbd.failed_connects >= FAILED_CONNECTS_MAX {
             let reason =
@@ -252,33 +267,48 @@ impl Worker {
 
     /// Requests may be on the rings already, in particular of a frontend that an earlier process served.
     fn serve_all_queues(&mut self, number: usize) {
-        let link = self.vbds[number].link.as_ref();
+        let link = looked_up(&mut self.vbds, number).link.as_ref();
         for queue in 0..link.map_or(0, |link| link.queues.len()) {
             self.serve(number, queue);
         }
     }
 
-    /// How long to sleep at most: not at all if a ring may hold more, else until the next upkeep, if there is something
-    /// to do then.
-    fn time_to_sleep(&self) -> Option<Duration> {
-        if !self.backlog.is_empty() {
-            return Some(Duration::ZERO);
+    /// A number that no disk has, nor, for as long as operations take, has had.
+    fn new_number(&mut self) -> DiskNumber {
+        loop {
+            let number = self.next_number;
+            self.next_number = number.wrapping_add(1);
+            if !self.vbds.contains_key(&(number as usize)) {
+                return DiskNumber(number);
+            }
         }
-        let needs_upkeep = |(_, vbd): (usize, &Vbd)| vbd.needs_upkeep();
-        self.vbds
-            .iter()
-            .any(needs_upkeep)
-            .then(|| self.next_upkeep.saturating_duration_since(Instant::now()))
+    }
+
+    /// Has a vbd kept up, from now on a whole interval after it was idle: there is no hurry.
+    fn keep_up(&mut self, number: usize) {
+        if self.kept_up.is_empty() {
+            self.next_upkeep = self.next_upkeep.max(Instant::now() + UPKEEP_INTERVAL);
+        }
+        self.kept_up.insert(number);
+    }
+
+    /// How long to sleep at most: until the next upkeep, if there is something to do then.
+    fn time_to_sleep(&self) -> Option<Duration> {
+        let until_upkeep = || self.next_upkeep.saturating_duration_since(Instant::now());
+        (!self.kept_up.is_empty()).then(until_upkeep)
     }
 
     fn upkeep_if_due(&mut self) {
+        if self.kept_up.is_empty() {
+            return;
+        }
         let now = Instant::now();
         if now < self.next_upkeep {
             return;
         }
         self.next_upkeep = now + UPKEEP_INTERVAL;
-        for (number, vbd) in &mut self.vbds {
-            if vbd.needs_upkeep() {
+        for number in self.kept_up.drain() {
+            if let Some(vbd) = self.vbds.get_mut(&number) {
                 vbd.upkeep(self.executor.as_mut());
                 self.touched.push(number);
             }
@@ -301,7 +331,7 @@ impl Worker {
     }
 
     fn settle_vbd(&mut self, number: usize) {
-        let Some(vbd) = self.vbds.get_mut(number) else {
+        let Some(vbd) = self.vbds.get_mut(&number) else {
             return;
         };
         vbd.settle(self.executor.as_mut(), &mut self.outbox);
@@ -317,11 +347,21 @@ impl Worker {
                 self.executor.unwatch(watch_key(number, queue));
             }
         }
-        if vbd.is_closed() {
+        if vbd.needs_upkeep() {
+            self.keep_up(number);
+        }
+        if looked_up(&mut self.vbds, number).is_closed()
+            && let Some(vbd) = self.vbds.remove(&number)
+        {
             self.numbers.remove(&vbd.device());
-            self.vbds.remove(number).release(self.executor.as_mut());
+            vbd.release(self.executor.as_mut());
         }
     }
+}
+
+/// A vbd that is there, as its number was just looked up.
+fn looked_up(vbds: &mut FxHashMap<usize, Vbd>, number: usize) -> &mut Vbd {
+    vbds.get_mut(&number).expect("looked up")
 }
 
 /// Watches the channels of a link, or takes it down again.
