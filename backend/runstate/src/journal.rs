@@ -15,6 +15,7 @@
 
 use std::cmp::Reverse;
 
+use crate::fail_point;
 use crate::words::Words;
 
 /// Bytes of a request on the ring, in its widest layout.
@@ -107,9 +108,9 @@ impl Journal {
         assert!(slots <= RING_SLOTS_MAX, "a ring of {slots} slots");
         let journal = Self::new(start, slots, req_cons);
         for place in 0..slots {
-            journal.set(words, Place(place), STATE, FREE);
+            words.store(word_of(start, Place(place), STATE), FREE);
         }
-        words.store(start, req_cons);
+        journal.count(words);
         journal
     }
 
@@ -183,7 +184,7 @@ impl Journal {
 
     /// Makes the places say what they mean now. A process that is killed on the way leaves the same meaning.
     fn adopt(&mut self, words: &impl Words, unanswered: &[Taken]) {
-        words.store(self.start, self.req_cons);
+        self.count(words);
         for place in (0..self.slots).map(Place) {
             let is_live = unanswered.iter().any(|taken| taken.place == place);
             self.set(words, place, STATE, if is_live { LIVE } else { FREE });
@@ -215,7 +216,7 @@ impl Journal {
         self.set(words, place, REQUEST_INDEX, self.req_cons);
         self.set(words, place, STATE, LIVE);
         self.req_cons = self.req_cons.wrapping_add(1);
-        words.store(self.start, self.req_cons);
+        self.count(words);
         place
     }
 
@@ -232,6 +233,12 @@ impl Journal {
             self.set(words, place, STATE, FREE);
             self.free.push(place.0);
         }
+    }
+
+    /// Stores how many requests were taken.
+    fn count(&self, words: &impl Words) {
+        fail_point::pass();
+        words.store(self.start, self.req_cons);
     }
 
     fn taken(&self, words: &impl Words, place: Place) -> Taken {
@@ -251,6 +258,10 @@ impl Journal {
     }
 
     fn set(&self, words: &impl Words, place: Place, field: usize, value: u32) {
+        // The words of a request mean nothing before its place is live.
+        if field < REQUEST {
+            fail_point::pass();
+        }
         words.store(word_of(self.start, place, field), value);
     }
 }

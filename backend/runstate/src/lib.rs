@@ -4,6 +4,7 @@
 //! It lies in memory that belongs to files, on a file system in memory: it outlives the process, and not the host.
 #![deny(unsafe_code)]
 
+pub mod fail_point;
 mod journal;
 mod layout;
 mod mapping;

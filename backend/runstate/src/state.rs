@@ -10,6 +10,7 @@ use rustix::io::Errno;
 use thiserror::Error;
 use uuid::Uuid;
 
+use crate::fail_point;
 use crate::journal::{Journal, Left, Mismatch, Place, REQUEST_BYTES};
 use crate::layout::{
     BITS_START, DEVICE_BYTES, HEAD_BYTES, MAGIC, QUEUES_MAX, VERSION, WORD_BITS_LEN, WORD_BROKEN,
@@ -189,6 +190,12 @@ impl RunState {
         })
     }
 
+    /// Stores a word of the head or of the bits.
+    fn store(&self, word: usize, value: u32) {
+        fail_point::pass();
+        self.memory.store(word, value);
+    }
+
     /// Whose it is.
     pub fn identity(&self) -> &Identity {
         &self.identity
@@ -218,21 +225,21 @@ impl RunState {
     /// If a frontend cannot have such rings.
     pub fn connect(&mut self, slots: u32, rings: &[Ring]) -> Result<(), RunStateError> {
         assert!(rings.len() <= QUEUES_MAX, "{} queues", rings.len());
-        self.memory.store(WORD_QUEUES, 0);
+        self.store(WORD_QUEUES, 0);
         for queue in 0..rings.len() {
             let (start, len) = (journal_word(queue) * 4, Journal::words(slots) * 4);
             reserve(&self.file, start as u64, len as u64)
                 .map_err(system(&self.path, "reserve memory for a ring"))?;
         }
         let begin = |(queue, ring): (usize, &Ring)| {
-            self.memory.store(ring_word(queue), ring.reference);
-            self.memory.store(ring_word(queue) + 1, ring.channel);
+            self.store(ring_word(queue), ring.reference);
+            self.store(ring_word(queue) + 1, ring.channel);
             Journal::begin(&self.memory, journal_word(queue), slots, ring.index)
         };
         self.journals = rings.iter().enumerate().map(begin).collect();
-        self.memory.store(WORD_SLOTS, slots);
+        self.store(WORD_SLOTS, slots);
         let count = u32::try_from(rings.len()).expect("at most QUEUES_MAX");
-        self.memory.store(WORD_QUEUES, count);
+        self.store(WORD_QUEUES, count);
         Ok(())
     }
 
@@ -281,7 +288,7 @@ impl RunState {
 
     /// The frontend is not connected any more, and all of its requests are answered.
     pub fn disconnect(&mut self) {
-        self.memory.store(WORD_QUEUES, 0);
+        self.store(WORD_QUEUES, 0);
         self.journals.clear();
     }
 
@@ -335,7 +342,7 @@ impl RunState {
             let mask = (u64::MAX >> (64 - (stop - at))) << (at % 32);
             let word = in_memory(BITS_START / 4 + at / 32);
             let mask = u32::try_from(mask).expect("bits of one word");
-            self.memory.store(word, self.memory.load(word) | mask);
+            self.store(word, self.memory.load(word) | mask);
             at = stop;
         }
         Ok(())
@@ -377,12 +384,12 @@ impl RunState {
     /// Notes that the image is open, and its generation, which it keeps when it is closed.
     pub fn note_opened(&mut self, generation: u64) {
         store_u64(&self.memory, WORD_GENERATION, generation);
-        self.memory.store(WORD_CLOSING, 0);
+        self.store(WORD_CLOSING, 0);
     }
 
     /// Notes that the image is about to be closed, with everything that was noted of it.
     pub fn note_closing(&mut self) {
-        self.memory.store(WORD_CLOSING, 1);
+        self.store(WORD_CLOSING, 1);
     }
 
     /// The generation that the image has if the process that left this has closed it; nothing if it had not even begun to.
@@ -404,7 +411,7 @@ impl RunState {
 
     /// Notes that nobody can go on from this: a sync failed, or something could not be noted.
     pub fn note_broken(&mut self) {
-        self.memory.store(WORD_BROKEN, 1);
+        self.store(WORD_BROKEN, 1);
     }
 
     /// Whether somebody can go on from this.

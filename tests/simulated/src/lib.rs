@@ -67,6 +67,16 @@ impl Rig {
         }
     }
 
+    /// Kills the daemon, if it lives, and starts it anew: to kill itself at a step of its own, counted from 1, or not.
+    ///
+    /// # Panics
+    /// As [`Rig::start`].
+    pub fn restart_to_die_at(&mut self, step: Option<u64>) {
+        let step = step.map(|step| step.to_string());
+        self.daemon.set_variable("COWBACKD_KILL_AT", step);
+        self.daemon.restart().expect("the daemon starts");
+    }
+
     /// A file in the folder of the images.
     #[must_use]
     pub fn path(&self, name: &str) -> PathBuf {

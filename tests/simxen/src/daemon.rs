@@ -181,6 +181,13 @@ impl Daemon {
         self.command = command;
     }
 
+    /// Sets a variable of the environment from the next [`Self::restart`] on, or takes it away.
+    pub fn set_variable(&mut self, name: &str, value: Option<String>) {
+        let environment = &mut self.command.environment;
+        environment.retain(|(known, _)| known != name);
+        environment.extend(value.map(|value| (name.into(), value.into())));
+    }
+
     /// What the process has written to its standard output and error so far, over all runs.
     #[must_use]
     pub fn log(&self) -> String {

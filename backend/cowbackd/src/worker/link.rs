@@ -4,6 +4,7 @@ use blkif::{
     Abi, BackRing, Discard, Features, Limits, LimitsError, Reason, RingError, Sector, SectorSize,
 };
 use blockio::buffer::BufferPool;
+use runstate::fail_point;
 use rustc_hash::FxHashSet;
 use thiserror::Error;
 use xengnttab::{Access, DomId, Gnttab, GrantRef};
@@ -165,7 +166,9 @@ impl Queue {
 
     /// Shows the frontend its responses, and wakes it if it asked for that.
     pub(super) fn publish(&mut self) {
-        if self.ring.publish() {
+        let must_notify = self.ring.publish();
+        fail_point::pass();
+        if must_notify {
             self.channel.notify();
         }
     }

@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use blockio::buffer::BufferPool;
 use blockio::disk::{Disk, DiskNumber, DiskOptions};
 use blockio::executor::{Event, Executor, open_executor};
+use runstate::fail_point;
 use rustc_hash::{FxHashMap, FxHashSet};
 use tokio::sync::mpsc::UnboundedSender;
 use xenstore_glue::DeviceId;
@@ -111,6 +112,8 @@ impl Worker {
     fn handle(&mut self, event: Event) {
         match event {
             Event::Done { key, result } => {
+                // What was ordered is done, and nobody knows yet.
+                fail_point::pass();
                 let (DiskNumber(number), op) = DiskNumber::of_key(key);
                 let number = number as usize;
                 if let Some(vbd) = self.vbds.get_mut(&number) {
