@@ -81,7 +81,7 @@ fn introduction(report: &XenReport) -> String {
          a backend does, and about nothing that a disk does.\n\n",
     );
     text.push_str(&format!(
-        "All images are on ext4 on a RAM disk in dom0, as disks of 64 MiB; overlays are over a base that is full of data, raw \
+        "All images are on ext4 on a RAM disk in dom0, as disks of 128 MiB; overlays are over a base that is full of data, raw \
          files are sparse. Each backend gives its disk to the same running guest. In each round, all do the same requests, one \
          after the other, and each round begins with another one. A figure is the median of the rounds ({}); the ratio beside \
          it, ours to theirs, is the median of the rounds' ratios with the lowest and the highest. First writes go to blocks \

@@ -9,7 +9,7 @@
 . /share/bench/measure.sh
 . /share/bench/count.sh
 
-step "make a RAM disk of 64 MiB disks"
+step "make a RAM disk"
 make_ram_disk
 modprobe -a loop xen-blkback dm-snapshot
 

@@ -6,7 +6,7 @@
 
 works=(first-write-1 rewrite-1 read-1 first-write-fsync-1 rewrite-fsync-1 first-write-32 rewrite-32 read-32
     first-sequential-write sequential-rewrite sequential-read)
-place_mib=16
+place_mib=32
 
 # fio_arguments WORK VCPUS: sets $arguments for fio. With more vcpus, what is deep is done by as many jobs, each with its share.
 fio_arguments() {
