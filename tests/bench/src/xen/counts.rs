@@ -93,7 +93,10 @@ pub(super) mod tests {
             work: work.to_owned(),
             contender: "cowback".to_owned(),
             fio: fio_line(&[(5, kibibytes), (8, "1000")]),
-            system_calls: BTreeMap::from([("io_uring_enter".to_owned(), calls)]),
+            system_calls: BTreeMap::from([
+                ("io_uring_enter".to_owned(), calls),
+                ("(to-kernel-worker)".to_owned(), calls - 50),
+            ]),
             hypercalls: BTreeMap::from([("iret".to_owned(), 2 * calls), ("rare".to_owned(), 1)]),
         };
         vec![sample("read-1", 250, "400"), sample(NOTHING, 50, "4")]

@@ -15,6 +15,14 @@ use crate::report::Row;
 /// What was found out about where the time goes; written by hand.
 const ANALYSIS: &str = include_str!("render/analysis.md");
 
+/// What the names mean.
+const ENTRIES_NOTE: &str = "
+`read` and `write` take events from event channels and unmask these, `notify` sends one; `(to-kernel-worker)` counts what \
+io_uring could not do at once and handed to a thread of the kernel. Hypercalls are those of all of dom0, without what it does \
+when nothing is asked of a disk: a PV kernel returns from interrupts and system calls by `iret`, `stack_switch` and \
+`set_segment_base` are made when it changes from one thread to another, `sched_op` when a processor has nothing to do.
+";
+
 /// What is compared, by what the names of the rows begin with.
 const MEASURES: [(&str, &str); 2] = [
     ("speed-", "Speed"),
@@ -195,6 +203,9 @@ fn targets(rows: &[Row]) -> String {
 }
 
 fn entries(counts: &[Count]) -> String {
+    if counts.is_empty() {
+        return "Not counted in this run.\n".to_owned();
+    }
     let header = [
         "work",
         "who",
@@ -210,7 +221,7 @@ fn entries(counts: &[Count]) -> String {
             sum_and_parts(&count.hypercalls),
         ]);
     }
-    grid(&lines)
+    format!("{}{ENTRIES_NOTE}", grid(&lines))
 }
 
 /// The sum, and what it is made of, the most frequent first; without what is rare.
@@ -222,7 +233,9 @@ fn sum_and_parts(counts: &BTreeMap<String, f64>) -> String {
         .iter()
         .map(|(name, count)| format!("{name} {count:.1}"))
         .collect();
-    let sum: f64 = counts.values().sum();
+    // What is in parentheses happened besides.
+    let entries = counts.iter().filter(|(name, _)| !name.starts_with('('));
+    let sum: f64 = entries.map(|(_, count)| count).sum();
     match words.as_slice() {
         [] => "none".to_owned(),
         words => format!("{sum:.1}: {}", words.join(", ")),

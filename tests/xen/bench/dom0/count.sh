@@ -6,12 +6,13 @@
 
 counts=/share/out/counts.jsonl
 counted=(cowback blkback)
-counted_works=(nothing first-write-1 rewrite-1 read-1 first-write-fsync-1 first-write-32 rewrite-32 read-32
-    first-sequential-write sequential-rewrite sequential-read)
+counted_works=(nothing first-write-1 rewrite-1 read-1 first-write-fsync-1 first-write-32 read-32 first-sequential-write
+    sequential-read)
 tracing=/sys/kernel/tracing
 declare -A histograms=(
     [raw_syscalls/sys_enter]='hist:keys=common_pid,id.syscall:size=4096'
     [syscalls/sys_enter_ioctl]='hist:keys=common_pid,cmd.hex:size=4096'
+    [io_uring/io_uring_queue_async_work]='hist:keys=common_pid:size=4096'
 )
 
 begin_counting() {
@@ -24,19 +25,21 @@ begin_counting() {
     eventually 30 "records of Xen's trace" test -s /run/trace
 }
 
-# end_counting: leaves the histograms in /run/syscalls and /run/ioctls, and what Xen recorded in /run/trace.
+# end_counting: leaves the histograms in /run/syscalls, /run/ioctls and /run/punts, and what Xen recorded in /run/trace.
 end_counting() {
     local event
     kill -INT "$xentrace_pid"
     wait "$xentrace_pid" || true
     cat "$tracing/events/raw_syscalls/sys_enter/hist" > /run/syscalls
     cat "$tracing/events/syscalls/sys_enter_ioctl/hist" > /run/ioctls
+    cat "$tracing/events/io_uring/io_uring_queue_async_work/hist" > /run/punts
     for event in "${!histograms[@]}"; do echo "!${histograms[$event]}" > "$tracing/events/$event/trigger"; done
 }
 
 # Each of these prints lines "NAME COUNT", several of the same name perhaps.
 
-# system_calls: those of cowbackd's threads. An ioctl has the name of what it is for.
+# system_calls: those of cowbackd's threads. An ioctl has the name of what it is for. `(to-kernel-worker)` is no call, but an
+# operation that io_uring could not do at once and handed to a thread of the kernel.
 system_calls() {
     local threads
     threads=" $(find "/proc/$(cowbackd_pid)/task" -mindepth 1 -maxdepth 1 -printf '%f ') "
@@ -51,6 +54,8 @@ system_calls() {
                 if (number == "4504") return "notify"
                 return "ioctl-" number
             }'
+    sed -n 's/^{ common_pid: *\([0-9]*\) .*hitcount: *\([0-9]*\)$/\1 \2/p' /run/punts |
+        awk -v threads="$threads" 'index(threads, " " $1 " ") { print "(to-kernel-worker)", $2 }'
 }
 
 # hypercalls: those of dom0. Of grants and event channels with what for.
@@ -60,7 +65,7 @@ hypercalls() {
         awk '{ print name(), 1 }
             function name() {
                 if ($1 == "grant_table_op") return "grants:" $2
-                if ($1 == "event_channel_op") return "channels:" ($2 + 0 == 4 ? "send" : "other")
+                if ($1 == "evtchn_op") return "channels:" ($2 + 0 == 4 ? "send" : "other")
                 return $1
             }'
 }
