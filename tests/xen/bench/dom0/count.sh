@@ -58,14 +58,13 @@ system_calls() {
         awk -v threads="$threads" 'index(threads, " " $1 " ") { print "(to-kernel-worker)", $2 }'
 }
 
-# hypercalls: those of dom0. Of grants and event channels with what for.
+# hypercalls: those of dom0. Of grants with what for.
 hypercalls() {
     xenalyze --dump-all /run/trace 2> /run/xenalyze.log |
         sed -n 's/^.* d0v[0-9]* *hypercall *[0-9a-f]* (\([a-z0-9_]*\))/\1/p' |
         awk '{ print name(), 1 }
             function name() {
                 if ($1 == "grant_table_op") return "grants:" $2
-                if ($1 == "evtchn_op") return "channels:" ($2 + 0 == 4 ? "send" : "other")
                 return $1
             }'
 }
