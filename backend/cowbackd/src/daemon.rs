@@ -9,11 +9,11 @@ use tokio::signal::unix::{SignalKind, signal};
 use xenstore_glue::runner::{Channels, Handle, Runner, RunnerConfig, RunnerError};
 use xenstore_rs::tokio::XsTokio;
 
-use crate::Options;
 use crate::control;
 use crate::devices::Devices;
 use crate::inheritance::{Inheritance, InheritanceError};
 use crate::worker::{WorkerHandle, accepted, advertised};
+use crate::{OpenExecutor, Options};
 
 /// Most worker threads by default: one can serve many disks, and dom0 has other work.
 const WORKERS_DEFAULT_MAX: usize = 4;
@@ -54,15 +54,15 @@ pub(crate) fn failed(action: &'static str) -> impl FnOnce(io::Error) -> DaemonEr
 }
 
 /// Runs the daemon until it is told to stop.
-pub(crate) fn run(options: &Options) -> Result<(), DaemonError> {
+pub(crate) fn run(options: &Options, open_executor: OpenExecutor) -> Result<(), DaemonError> {
     tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
         .map_err(failed("start the runtime"))?
-        .block_on(serve(options))
+        .block_on(serve(options, open_executor))
 }
 
-async fn serve(options: &Options) -> Result<(), DaemonError> {
+async fn serve(options: &Options, open_executor: OpenExecutor) -> Result<(), DaemonError> {
     // Before anything is opened, so that an early signal is not lost.
     let mut terminate = signal(SignalKind::terminate()).map_err(failed("wait for signals"))?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(failed("wait for signals"))?;
@@ -79,7 +79,7 @@ async fn serve(options: &Options) -> Result<(), DaemonError> {
         RunnerConfig::new(advertised(queues_max), accepted(queues_max)),
     );
     let workers = (0..worker_count(options))
-        .map(|index| WorkerHandle::start(index, reports.clone()))
+        .map(|index| WorkerHandle::start(index, reports.clone(), open_executor))
         .collect::<io::Result<Vec<_>>>()
         .map_err(failed("start a worker"))?;
     tracing::info!(

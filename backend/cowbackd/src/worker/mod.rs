@@ -27,6 +27,8 @@ pub(crate) use message::{ToWorker, VbdStatistics};
 
 use run::Worker;
 
+use crate::OpenExecutor;
+
 /// The control plane's end of a worker.
 pub(crate) struct WorkerHandle {
     sender: Sender<ToWorker>,
@@ -35,19 +37,25 @@ pub(crate) struct WorkerHandle {
 }
 
 impl WorkerHandle {
-    /// Starts a worker thread. It reports through `reports`.
+    /// Starts a worker thread with an executor of its own. It reports through `reports`.
     ///
     /// # Errors
     /// If the thread, its executor or its eventfd cannot be made.
-    pub(crate) fn start(index: usize, reports: UnboundedSender<Report>) -> io::Result<Self> {
+    pub(crate) fn start(
+        index: usize,
+        reports: UnboundedSender<Report>,
+        open_executor: OpenExecutor,
+    ) -> io::Result<Self> {
         let wake = Arc::new(eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?);
         let (sender, receiver) = mpsc::channel();
         let (started, outcome) = mpsc::sync_channel(1);
         let worker_wake = Arc::clone(&wake);
         let thread = std::thread::Builder::new()
             .name(format!("worker-{index}"))
-            .spawn(
-                move || match Worker::new(receiver, reports, worker_wake.as_fd()) {
+            .spawn(move || {
+                match open_executor().and_then(|executor| {
+                    Worker::new(executor, receiver, reports, worker_wake.as_fd())
+                }) {
                     Ok(mut worker) => {
                         let _ = started.send(Ok(()));
                         worker.run();
@@ -55,8 +63,8 @@ impl WorkerHandle {
                     Err(error) => {
                         let _ = started.send(Err(error));
                     }
-                },
-            )?;
+                }
+            })?;
         outcome
             .recv()
             .map_err(|_| io::Error::other("the worker thread ended before it started"))??;

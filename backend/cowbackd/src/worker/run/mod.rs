@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use blockio::buffer::BufferPool;
 use blockio::disk::{Disk, DiskNumber, DiskOptions};
-use blockio::executor::{Event, Executor, open_executor};
+use blockio::executor::{Event, Executor};
 use runstate::fail_point;
 use rustc_hash::{FxHashMap, FxHashSet};
 use tokio::sync::mpsc::UnboundedSender;
@@ -65,11 +65,11 @@ pub(super) struct Worker {
 
 impl Worker {
     pub(super) fn new(
+        mut executor: Box<dyn Executor>,
         inbox: Receiver<ToWorker>,
         reports: UnboundedSender<Report>,
         wake: BorrowedFd<'_>,
     ) -> io::Result<Self> {
-        let mut executor = open_executor()?;
         executor.watch(WAKE, wake)?;
         Ok(Self {
             executor,
