@@ -30,6 +30,7 @@ make_share() {
     cp -r "$xen_tests/dom0" "$share/"
     echo "$mode" > "$share/mode"
     echo "$case_timeout_s" > "$share/case-timeout-s"
+    [ -z "${COMINGS:-}" ] || echo "$COMINGS" > "$share/comings"
     touch "$share/out/progress"
     [ "$mode" = tests ] || return 0
     for file in "$xen_tests"/cases/*.sh; do
