@@ -33,7 +33,7 @@ fuzz: deps-build
 	tests/fuzz/run $(SECONDS) $(FUZZ)
 
 fuzz-keep: deps-build
-	tests/fuzz/run --keep
+	tests/fuzz/run --keep $(FUZZ)
 
 # Everything against raw files and qemu-nbd, side by side: a quarter of an hour on a machine that does nothing else. Needs
 # root. BENCH_ARGS='--quick', '--only ROW', '--rounds N'.

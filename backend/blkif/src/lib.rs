@@ -35,6 +35,8 @@ pub use request::{
 };
 pub use response::{Response, Status};
 pub use ring::RingError;
+#[cfg(feature = "interposed")]
+pub use shared::Interposed;
 pub use shared::{LocalMemory, SharedMemory};
 pub use units::{GrantRef, Sector};
 pub use wire::{

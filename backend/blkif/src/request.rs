@@ -315,10 +315,7 @@ impl RawRequest {
             } => (
                 id,
                 operation,
-                segments
-                    .get(..usize::from(nr_segments))
-                    .ok_or(Reason::TooManySegments)
-                    .and_then(|used| validate_transfer(operation, sector, used, limits)),
+                validate_direct(operation, sector, nr_segments, segments, limits),
             ),
             Self::Discard {
                 id,
@@ -423,10 +420,12 @@ impl IndirectRequest {
     }
 }
 
-fn validate_transfer(
+/// Whether the operation is offered comes first: a frontend that hears that it is not supported stops asking for it.
+fn validate_direct(
     code: u8,
     sector: u64,
-    raw: &[RawSegment],
+    nr_segments: u8,
+    segments: &[RawSegment; SEGMENTS_PER_REQUEST_MAX],
     limits: &Limits,
 ) -> Result<Operation, Reason> {
     let features = limits.features();
@@ -438,6 +437,16 @@ fn validate_transfer(
     if !offered {
         return Err(Reason::NotOffered);
     }
+    let used = segments.get(..usize::from(nr_segments));
+    validate_transfer(code, sector, used.ok_or(Reason::TooManySegments)?, limits)
+}
+
+fn validate_transfer(
+    code: u8,
+    sector: u64,
+    raw: &[RawSegment],
+    limits: &Limits,
+) -> Result<Operation, Reason> {
     let start = Sector(sector);
     let segments = validate_segments(raw, limits)?;
     if segments.is_empty() {

@@ -241,43 +241,31 @@ unsafe impl SharedMemory for LocalMemory {
     }
 }
 
-/// Memory in which something happens before the access with a given number: to interleave two peers at
-/// every point.
-#[cfg(test)]
-pub(crate) struct Interposed {
+/// Memory in which something happens before each access of a word: so that a peer can act between any two. For tests.
+#[cfg(any(test, feature = "interposed"))]
+pub struct Interposed {
     memory: LocalMemory,
-    accesses_before: std::cell::Cell<usize>,
-    event: std::cell::Cell<Option<Box<dyn FnOnce()>>>,
+    before_access: Box<dyn Fn()>,
 }
 
-#[cfg(test)]
+#[cfg(any(test, feature = "interposed"))]
 impl Interposed {
-    pub(crate) fn new(
-        memory: LocalMemory,
-        accesses_before: usize,
-        event: Box<dyn FnOnce()>,
-    ) -> Self {
+    /// `memory`, with `before_access` called before each access that a ring makes to it.
+    #[must_use]
+    pub fn new(memory: LocalMemory, before_access: Box<dyn Fn()>) -> Self {
         Self {
             memory,
-            accesses_before: accesses_before.into(),
-            event: Some(event).into(),
+            before_access,
         }
     }
 }
 
-#[cfg(test)]
+#[cfg(any(test, feature = "interposed"))]
 // SAFETY: base and length are those of a `LocalMemory`, which this value owns.
 unsafe impl SharedMemory for Interposed {
     // Called for each access of a word, and once by `SharedRing::new`.
     fn base(&self) -> NonNull<u8> {
-        match self.accesses_before.get().checked_sub(1) {
-            Some(rest) => self.accesses_before.set(rest),
-            None => {
-                if let Some(event) = self.event.take() {
-                    event();
-                }
-            }
-        }
+        (self.before_access)();
         self.memory.base()
     }
 

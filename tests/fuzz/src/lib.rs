@@ -14,6 +14,7 @@ mod in_memory;
 mod model;
 mod nbd;
 mod nbd_client;
+mod ring;
 mod run;
 mod script;
 mod slots;
@@ -27,6 +28,7 @@ pub use header::header;
 pub use image::image;
 pub use in_memory::engine;
 pub use nbd::nbd;
+pub use ring::ring;
 
 /// A target: its name, and what it does with bytes.
 pub type Target = (&'static str, fn(&[u8]));
@@ -38,6 +40,7 @@ pub const TARGETS: &[Target] = &[
     ("header", header),
     ("image", image),
     ("nbd", nbd),
+    ("ring", ring),
 ];
 
 /// The target of that name.

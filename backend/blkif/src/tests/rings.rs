@@ -433,6 +433,20 @@ proptest! {
     }
 }
 
+/// Memory in which `event` happens once, after so many accesses.
+fn interpose(memory: LocalMemory, accesses: usize, event: Box<dyn FnOnce()>) -> Interposed {
+    let (left, event) = (Cell::new(accesses), Cell::new(Some(event)));
+    let before_access = move || match left.get().checked_sub(1) {
+        Some(rest) => left.set(rest),
+        None => {
+            if let Some(event) = event.take() {
+                event();
+            }
+        }
+    };
+    Interposed::new(memory, Box::new(before_access))
+}
+
 #[test]
 fn a_request_at_any_moment_is_seen_or_notified() {
     let mut seen_late = 0;
@@ -448,7 +462,7 @@ fn a_request_at_any_moment_is_seen_or_notified() {
                 notified.set(front.publish());
             })
         };
-        let memory = Interposed::new(memory, moment, event);
+        let memory = interpose(memory, moment, event);
         let mut back = BackRing::attach(memory, Abi::X86_64).expect("attach");
         let more = back.final_check_for_requests().expect("honest");
         let slept_in_vain = !more && back.published_req_prod() == 1 && !notified.get();
@@ -478,7 +492,7 @@ fn a_response_at_any_moment_is_seen_or_notified() {
             })
         };
         // Making the ring and publishing one request come first, in 51 accesses.
-        let interposed = Interposed::new(memory.clone(), 51 + moment, event);
+        let interposed = interpose(memory.clone(), 51 + moment, event);
         let mut front = FrontRing::create(interposed, Abi::X86_64).expect("create");
         memory.poke(RSP_EVENT, 0x8000_0000);
         front.push(&request(1)).expect("room");

@@ -260,8 +260,13 @@ fn a_read_only_disk_is_not_written() {
 fn what_is_not_offered_is_not_supported() {
     let disk = limits(512, false, Features::default());
     for operation in [BARRIER, FLUSH] {
-        for segments in [&[][..], &[(0, 7)]] {
-            let raw = transfer(operation, 0, segments);
+        for segments in [&[][..], &[(0, 7)], &[(5, 4)]] {
+            let mut raw = transfer(operation, 0, segments);
+            reject(&raw, &disk, Reason::NotOffered, operation, -2);
+            // Also if there is something else wrong with it.
+            if let RawRequest::Transfer { nr_segments, .. } = &mut raw {
+                *nr_segments = 12;
+            }
             reject(&raw, &disk, Reason::NotOffered, operation, -2);
         }
     }

@@ -2,7 +2,7 @@
 
 use proptest::prelude::*;
 
-use crate::{disk, engine, header, image, nbd};
+use crate::{disk, engine, header, image, nbd, ring};
 
 fn bytes() -> impl Strategy<Value = Vec<u8>> {
     proptest::collection::vec(any::<u8>(), 0..600)
@@ -24,6 +24,11 @@ proptest! {
     #[test]
     fn what_an_nbd_client_sends_is_answered_or_refused(data in bytes()) {
         nbd(&data);
+    }
+
+    #[test]
+    fn each_request_on_a_ring_is_answered_once_as_what_it_is(data in bytes()) {
+        ring(&data);
     }
 
     #[test]
