@@ -8,6 +8,7 @@
 
 mod chain;
 mod files;
+mod frontend_nodes;
 mod header;
 mod image;
 mod in_memory;
@@ -22,6 +23,7 @@ mod stamp;
 #[cfg(test)]
 mod tests;
 mod world;
+mod xenbus;
 
 pub use files::disk;
 pub use header::header;
@@ -29,6 +31,7 @@ pub use image::image;
 pub use in_memory::engine;
 pub use nbd::nbd;
 pub use ring::ring;
+pub use xenbus::xenbus;
 
 /// A target: its name, and what it does with bytes.
 pub type Target = (&'static str, fn(&[u8]));
@@ -41,6 +44,7 @@ pub const TARGETS: &[Target] = &[
     ("image", image),
     ("nbd", nbd),
     ("ring", ring),
+    ("xenbus", xenbus),
 ];
 
 /// The target of that name.

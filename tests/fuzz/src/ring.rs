@@ -94,10 +94,11 @@ impl Connection {
                     let act = self.act(script);
                     self.frontend.borrow_mut().act(act);
                 }
-                5..=8 => {
-                    let limit = u32::from(script.byte()) * u32::from(script.byte() % 3 + 1);
+                5..=7 => {
+                    let limit = limit(script);
                     self.between(script, |backend, script| backend.serve(script, limit));
                 }
+                8 => self.between(script, |backend, _| backend.go_to_sleep()),
                 9..=11 => self.finish(script),
                 12 | 13 => self.between(script, |backend, _| backend.publish()),
                 _ => self.kill(script),
@@ -300,10 +301,19 @@ impl Connection {
     }
 }
 
-/// So many accesses until something happens: taking a request and noting it are some seventy.
+/// So many requests are taken at most; mostly few, as if there was much else to do.
+fn limit(script: &mut Script<'_>) -> u32 {
+    match u32::from(script.byte()) {
+        few @ 0..=127 => few % 4 + 1,
+        many => (many - 127) * 5,
+    }
+}
+
+/// So many accesses until something happens. Looking at indices are few, taking a request and noting it some seventy.
 fn moment(script: &mut Script<'_>) -> u32 {
     match u32::from(script.byte()) {
-        soon @ 0..=191 => soon,
-        late => (late - 187) * 48,
+        at_once @ 0..=95 => at_once % 4,
+        soon @ 96..=223 => soon - 96,
+        late => (late - 221) * 64,
     }
 }

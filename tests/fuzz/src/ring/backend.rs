@@ -91,6 +91,13 @@ impl Backend {
         }
     }
 
+    /// Sleeps, unless it sees something to do.
+    pub(super) fn go_to_sleep(&mut self) {
+        if !self.stopped && !self.asleep {
+            self.final_check();
+        }
+    }
+
     fn view(&self) -> View {
         let slot = self.shared.ledger.borrow().req_cons() % self.ring.size();
         View {

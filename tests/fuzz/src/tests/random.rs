@@ -2,7 +2,7 @@
 
 use proptest::prelude::*;
 
-use crate::{disk, engine, header, image, nbd, ring};
+use crate::{disk, engine, header, image, nbd, ring, xenbus};
 
 fn bytes() -> impl Strategy<Value = Vec<u8>> {
     proptest::collection::vec(any::<u8>(), 0..600)
@@ -29,6 +29,11 @@ proptest! {
     #[test]
     fn each_request_on_a_ring_is_answered_once_as_what_it_is(data in bytes()) {
         ring(&data);
+    }
+
+    #[test]
+    fn a_device_keeps_the_rules_of_xenbus_through_all_of_its_lives(data in bytes()) {
+        xenbus(&data);
     }
 
     #[test]
