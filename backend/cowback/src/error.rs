@@ -1,5 +1,6 @@
 //! How a command ends.
 
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use blockio::image::ImageError;
@@ -13,6 +14,18 @@ pub(crate) enum CommandError {
     /// Something is wrong with an image.
     #[error(transparent)]
     Image(#[from] ImageError),
+    /// A guest would lose its disk.
+    #[error(
+        "{}: is in use by a guest that waits for cowbackd, which is not running: start cowbackd first (or, to give up what the \
+         guest has written last, remove {})",
+        image.display(), run_state.display()
+    )]
+    GuestWaits {
+        /// The image.
+        image: PathBuf,
+        /// What the daemon has left.
+        run_state: PathBuf,
+    },
     /// The daemon did not answer, or refused.
     #[error(transparent)]
     Client(#[from] ClientError),

@@ -10,13 +10,16 @@ mod output;
 mod picture;
 mod progress;
 mod size;
+mod waiting_guest;
 
 use std::io::ErrorKind;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
 use crate::error::{CommandError, CommandResult};
+use crate::waiting_guest::RuntimeDirArg;
 
 /// Copy-on-write disk images for Xen guests.
 ///
@@ -27,6 +30,8 @@ use crate::error::{CommandError, CommandResult};
 struct Cli {
     #[command(subcommand)]
     command: Command,
+    #[command(flatten)]
+    runtime_dir: RuntimeDirArg,
 }
 
 #[derive(Subcommand)]
@@ -46,30 +51,67 @@ enum Command {
 }
 
 impl Command {
-    /// Runs it. Tells also whether a program reads what it prints.
-    fn run(&self) -> (CommandResult, bool) {
+    /// The image that it is going to change, if it is one that exists.
+    fn changes(&self) -> Option<&Path> {
         match self {
-            Self::Create(args) => (commands::create::run(args), args.json),
-            Self::Info(args) => (commands::info::run(args), args.json),
-            Self::Check(args) => (commands::check::run(args), args.json),
-            Self::Map(args) => (commands::map::run(args), args.json),
-            Self::Diff(args) => (commands::diff::run(args), args.json),
-            Self::Convert(args) => (commands::convert::run(args), args.json),
-            Self::Commit(args) => (commands::commit::run(args), args.json),
-            Self::Export(args) => (commands::export::run(args), args.json),
-            Self::Rebase(args) => (commands::rebase::run(args), args.json),
-            Self::Resize(args) => (commands::resize::run(args), args.json),
-            Self::List(args) => (commands::list::run(args), args.json),
-            Self::Hotplug(args) => (commands::hotplug::run(args), false),
+            Self::Commit(args) => Some(&args.image),
+            Self::Rebase(args) => Some(&args.image),
+            Self::Resize(args) => Some(&args.image),
+            Self::Check(args) => args.repair.then_some(&args.image),
+            Self::Export(args) => (!args.read_only).then_some(&args.image),
+            _ => None,
+        }
+        .map(PathBuf::as_path)
+    }
+
+    fn run(&self) -> CommandResult {
+        match self {
+            Self::Create(args) => commands::create::run(args),
+            Self::Info(args) => commands::info::run(args),
+            Self::Check(args) => commands::check::run(args),
+            Self::Map(args) => commands::map::run(args),
+            Self::Diff(args) => commands::diff::run(args),
+            Self::Convert(args) => commands::convert::run(args),
+            Self::Commit(args) => commands::commit::run(args),
+            Self::Export(args) => commands::export::run(args),
+            Self::Rebase(args) => commands::rebase::run(args),
+            Self::Resize(args) => commands::resize::run(args),
+            Self::List(args) => commands::list::run(args),
+            Self::Hotplug(args) => commands::hotplug::run(args),
+        }
+    }
+
+    /// Whether a program reads what it prints.
+    fn wants_json(&self) -> bool {
+        match self {
+            Self::Create(args) => args.json,
+            Self::Info(args) => args.json,
+            Self::Check(args) => args.json,
+            Self::Map(args) => args.json,
+            Self::Diff(args) => args.json,
+            Self::Convert(args) => args.json,
+            Self::Commit(args) => args.json,
+            Self::Export(args) => args.json,
+            Self::Rebase(args) => args.json,
+            Self::Resize(args) => args.json,
+            Self::List(args) => args.json,
+            Self::Hotplug(_) => false,
         }
     }
 }
 
 fn main() -> ExitCode {
-    let (result, json) = Cli::parse().command.run();
+    let Cli {
+        command,
+        runtime_dir,
+    } = Cli::parse();
+    let guarded = command
+        .changes()
+        .map_or(Ok(()), |image| runtime_dir.refuse_if_guest_waits(image));
+    let result = guarded.and_then(|()| command.run());
     match result {
         Ok(outcome) => outcome.into(),
-        Err(error) => fail(error, json),
+        Err(error) => fail(error, command.wants_json()),
     }
 }
 

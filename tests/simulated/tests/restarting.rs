@@ -245,3 +245,38 @@ fn what_a_guest_wrote_before_a_kill_is_there_for_the_next_guest() {
     rig.detach(&disk, frontend);
     rig.assert_clean("vm.cow");
 }
+
+#[test]
+fn an_image_whose_guest_waits_for_a_daemon_is_not_changed() {
+    let mut rig = Rig::start();
+    let guest = rig.guest(1);
+    let (disk, mut frontend) = rig.connect(&guest, "xvda", "vm.cow");
+    frontend.write(0, &[1; 4096]).unwrap();
+    let image = rig.path("vm.cow").display().to_string();
+    let runtime_dir = rig.path("run").display().to_string();
+    let refusal = |rig: &Rig, command: &[&str]| {
+        let arguments = [command, &[&image, "--runtime-dir", &runtime_dir]].concat();
+        let output = rig.cowback(&arguments);
+        assert_eq!(output.status.code(), Some(1), "{output:?}");
+        String::from_utf8(output.stderr).unwrap()
+    };
+    let commands: [&[&str]; 3] = [
+        &["commit"],
+        &["check", "--repair"],
+        &["rebase", "--no-base"],
+    ];
+    rig.daemon.kill().unwrap();
+    for command in commands {
+        let sentence = refusal(&rig, command);
+        assert!(sentence.contains("start cowbackd first"), "{sentence}");
+    }
+    rig.daemon.restart().unwrap();
+    assert_eq!(frontend.read(0, 4096).unwrap(), [1; 4096]);
+    for command in commands {
+        let sentence = refusal(&rig, command);
+        assert!(sentence.contains("in use by"), "{sentence}");
+    }
+    rig.detach(&disk, frontend);
+    let committed = rig.cowback(&["commit", &image, "--runtime-dir", &runtime_dir]);
+    assert!(committed.status.success(), "{committed:?}");
+}

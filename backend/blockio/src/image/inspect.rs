@@ -2,8 +2,9 @@
 
 use std::path::{Path, PathBuf};
 
-use dscow::header::Header;
+use dscow::header::{Header, State};
 use dscow::parent::Parent;
+use uuid::Uuid;
 
 use super::chain;
 use super::error::ImageError;
@@ -60,6 +61,18 @@ pub fn inspect(path: &Path) -> Result<Inspection, ImageError> {
         header,
         allocated_blocks: bitmap.count_set(),
         storage_bytes,
+    })
+}
+
+/// Who has the image at `path` open, or had it open when it was killed: the name of a run state, if a daemon did.
+///
+/// # Errors
+/// Names the file that cannot be read, and why.
+pub fn owner(path: &Path) -> Result<Option<Uuid>, ImageError> {
+    let (_, header) = peek(path)?;
+    Ok(match header.state {
+        State::Clean { .. } => None,
+        State::InUse { owner } => Some(owner),
     })
 }
 

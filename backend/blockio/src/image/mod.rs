@@ -23,7 +23,7 @@ pub use create::{CreateOptions, ParentFormat, create};
 pub(crate) use create::{check_sectors, create_to_fill, set_len};
 pub(crate) use device::refuse_content;
 pub use error::{DeviceContent, ImageError, ParentChange};
-pub use inspect::{Below, Content, Inspection, inspect};
+pub use inspect::{Below, Content, Inspection, inspect, owner};
 pub(crate) use merge::{Merge, Target};
 pub use open::{Image, ImageAccess, Layer};
 pub use parent::{identify_parent, record_parent};

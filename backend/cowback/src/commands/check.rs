@@ -16,12 +16,12 @@ use crate::size;
 #[derive(clap::Args)]
 pub(crate) struct Args {
     /// The image
-    image: PathBuf,
+    pub(crate) image: PathBuf,
     /// Repair what can be repaired without guessing. Also marks an image as closed that a crash has left in use, and
     /// gives back the storage of writes that a crash cut off. If anything else is wrong with the image itself, nothing is
     /// changed
     #[arg(long)]
-    repair: bool,
+    pub(crate) repair: bool,
     /// Print the result as JSON
     #[arg(long)]
     pub(crate) json: bool,

@@ -23,7 +23,7 @@ use crate::size;
 #[derive(clap::Args)]
 pub(crate) struct Args {
     /// The overlay
-    image: PathBuf,
+    pub(crate) image: PathBuf,
     /// Confirms that no other overlay of the base is needed
     #[arg(long, required = true)]
     sole_overlay: bool,

@@ -27,13 +27,13 @@ use crate::size;
 #[derive(clap::Args)]
 pub(crate) struct Args {
     /// The image
-    image: PathBuf,
+    pub(crate) image: PathBuf,
     /// The unix socket to listen on; one that a dead process has left there is replaced
     #[arg(long, value_name = "PATH")]
     socket: PathBuf,
     /// Refuse writes. The image and its bases can then be read by others at the same time
     #[arg(long)]
-    read_only: bool,
+    pub(crate) read_only: bool,
     /// Name of the export; clients that give no name find it too
     #[arg(long, default_value = "")]
     name: String,

@@ -27,7 +27,7 @@ use crate::size;
 #[derive(clap::Args)]
 pub(crate) struct Args {
     /// The overlay
-    image: PathBuf,
+    pub(crate) image: PathBuf,
     /// The new base
     #[arg(long, required_unless_present = "no_base", conflicts_with = "no_base")]
     base: Option<PathBuf>,

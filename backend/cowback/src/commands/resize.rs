@@ -20,7 +20,7 @@ use crate::size;
 #[derive(clap::Args)]
 pub(crate) struct Args {
     /// The image
-    image: PathBuf,
+    pub(crate) image: PathBuf,
     /// The new size, such as 20G, or by how much it grows, such as +10G
     #[arg(value_parser = parse_change)]
     size: Change,
