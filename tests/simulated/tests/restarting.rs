@@ -277,6 +277,12 @@ fn an_image_whose_guest_waits_for_a_daemon_is_not_changed() {
         assert!(sentence.contains("in use by"), "{sentence}");
     }
     rig.detach(&disk, frontend);
-    let committed = rig.cowback(&["commit", &image, "--runtime-dir", &runtime_dir]);
+    let committed = rig.cowback(&[
+        "commit",
+        "--sole-overlay",
+        &image,
+        "--runtime-dir",
+        &runtime_dir,
+    ]);
     assert!(committed.status.success(), "{committed:?}");
 }

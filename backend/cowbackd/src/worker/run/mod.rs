@@ -6,7 +6,7 @@ use std::collections::HashMap;
 use std::io;
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::sync::mpsc::Receiver;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use blockio::buffer::BufferPool;
 use blockio::disk::{Disk, DiskNumber, DiskOptions};
@@ -59,7 +59,7 @@ pub(super) struct Worker {
     kept_up: FxHashSet<usize>,
     /// Reports of this round.
     outbox: Vec<Report>,
-    next_upkeep: Instant,
+    next_upkeep: Duration,
     stopping: bool,
 }
 
@@ -86,7 +86,7 @@ impl Worker {
             patience: Patience::default(),
             kept_up: FxHashSet::default(),
             outbox: Vec::new(),
-            next_upkeep: Instant::now(),
+            next_upkeep: Duration::ZERO,
             stopping: false,
         })
     }
@@ -290,14 +290,14 @@ impl Worker {
     /// Has a vbd kept up, from now on a whole interval after it was idle: there is no hurry.
     fn keep_up(&mut self, number: usize) {
         if self.kept_up.is_empty() {
-            self.next_upkeep = self.next_upkeep.max(Instant::now() + UPKEEP_INTERVAL);
+            self.next_upkeep = coarse_now() + UPKEEP_INTERVAL;
         }
         self.kept_up.insert(number);
     }
 
     /// How long to sleep at most: until the next upkeep, if there is something to do then.
     fn time_to_sleep(&self) -> Option<Duration> {
-        let until_upkeep = || self.next_upkeep.saturating_duration_since(Instant::now());
+        let until_upkeep = || self.next_upkeep.saturating_sub(coarse_now());
         (!self.kept_up.is_empty()).then(until_upkeep)
     }
 
@@ -305,7 +305,7 @@ impl Worker {
         if self.kept_up.is_empty() {
             return;
         }
-        let now = Instant::now();
+        let now = coarse_now();
         if now < self.next_upkeep {
             return;
         }
@@ -382,6 +382,13 @@ fn watch_channels(executor: &mut dyn Executor, number: usize, link: Link) -> Res
         }
     }
     Ok(link)
+}
+
+/// The time since some moment in the past, to a few milliseconds. Reading it costs no call to the kernel where the exact time
+/// does, as in a dom0.
+fn coarse_now() -> Duration {
+    let now = rustix::time::clock_gettime(rustix::time::ClockId::MonotonicCoarse);
+    Duration::try_from(now).expect("the time since the host started is not negative")
 }
 
 fn watch_key(number: usize, queue: usize) -> u64 {

@@ -4,7 +4,6 @@
 //! there by itself. Before it sleeps it asks all of them, looks once more, and only then waits for the event channels.
 
 use std::io;
-use std::time::Instant;
 
 use blockio::executor::Event;
 use rustc_hash::FxHashMap;
@@ -18,11 +17,13 @@ impl Worker {
         if !self.backlog.is_empty() {
             return self.executor.poll(events);
         }
-        let begun = Instant::now();
+        let watch = self.patience.watch();
+        let mut looks = 0_u32;
         while self.find_awake_with(Vbd::has_requests) {
-            if !self.backlog.is_empty() || begun.elapsed() >= self.patience.window() {
+            if !self.backlog.is_empty() || self.patience.is_over(watch, looks) {
                 break;
             }
+            looks += 1;
             self.executor.poll(events)?;
             if !events.is_empty() {
                 break;
@@ -39,7 +40,7 @@ impl Worker {
         if events.is_empty() {
             self.executor.wait(self.time_to_sleep(), events)?;
         }
-        self.patience.was_idle(begun.elapsed());
+        self.patience.was_idle(watch);
         Ok(())
     }
 
