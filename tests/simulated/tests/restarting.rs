@@ -261,7 +261,7 @@ fn an_image_whose_guest_waits_for_a_daemon_is_not_changed() {
         String::from_utf8(output.stderr).unwrap()
     };
     let commands: [&[&str]; 3] = [
-        &["commit"],
+        &["commit", "--sole-overlay"],
         &["check", "--repair"],
         &["rebase", "--no-base"],
     ];
