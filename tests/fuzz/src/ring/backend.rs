@@ -162,7 +162,8 @@ impl Backend {
             assert!(word == before || word == after, "not what was in the slot");
         }
         let mut ledger = self.shared.ledger.borrow_mut();
-        ledger.taken.push(slot);
+        let index = ledger.req_cons();
+        ledger.taken.push((index, slot));
         assert_eq!(self.ring.req_cons(), ledger.req_cons());
         assert_eq!(self.ring.in_flight() as usize, ledger.in_flight());
         assert!(self.ring.in_flight() <= self.ring.size());

@@ -9,8 +9,9 @@ use super::guest::Slot;
 pub(super) struct Ledger {
     /// The index at which requests and responses begin.
     pub(super) start: u32,
-    /// Each request that the backend took, as it was in its slot.
-    pub(super) taken: Vec<Slot>,
+    /// Each request that the backend took, as it was in its slot, and the index at which it was taken: another than its
+    /// number says after the frontend has moved the indices while nobody watched.
+    pub(super) taken: Vec<(u32, Slot)>,
     /// Each response in the order of the ring, with the number of its request.
     pub(super) responses: Vec<(usize, Response)>,
     /// How many of them the frontend was shown.
