@@ -171,6 +171,11 @@ impl Disk {
         self.drive(executor);
     }
 
+    /// Whether the data of a request in this memory is copied for the image's file, which does not take it from there.
+    pub fn copies(&self, buffer: &Buffer) -> bool {
+        !self.is_aligned(buffer)
+    }
+
     /// Takes a request; ends in a [`Finished`] with `token`, perhaps at once. The buffer is as long as the
     /// request's range, and empty for requests without data. A token names one request at a time.
     pub fn submit(

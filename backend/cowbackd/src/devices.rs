@@ -12,7 +12,7 @@ use xenstore_glue::runner::{BackendConfig, DeviceMode, Order, Report};
 use crate::images::{self, ForFrontend};
 use crate::inheritance::Inheritance;
 use crate::target::Target;
-use crate::worker::{ToWorker, VbdStatistics, WorkerHandle};
+use crate::worker::{FailedConnects, ToWorker, VbdStatistics, WorkerHandle};
 
 /// What is known of a device beside its states. Cheap to clone.
 #[derive(Clone)]
@@ -40,6 +40,8 @@ pub(crate) struct Device {
     /// The daemon before this one was connected to its frontend, and left what it takes to go on; known when its image is
     /// open.
     can_be_adopted: bool,
+    /// Stays until the device is forgotten: a guest can have its image closed and opened again.
+    failed_connects: FailedConnects,
 }
 
 impl Device {
@@ -141,12 +143,16 @@ impl Devices {
     fn open(&self, device: DeviceId, config: BackendConfig) {
         let worker = self.idlest_worker();
         let read_only = config.mode == DeviceMode::ReadOnly;
+        let earlier = self.get(device);
+        let failed_connects =
+            earlier.map_or_else(FailedConnects::default, |known| known.failed_connects);
         let entry = Device {
             worker,
             params: config.params.clone(),
             vdev: config.vdev.clone(),
             read_only,
             can_be_adopted: false,
+            failed_connects,
         };
         self.devices().insert(device, entry);
         let devices = self.clone();
@@ -171,8 +177,10 @@ impl Devices {
         ) {
             Ok(opened) => {
                 tracing::info!(%device, vdev = config.vdev, "opened {}", config.params);
+                let mut failed_connects = FailedConnects::default();
                 if let Some(known) = self.devices().get_mut(&device) {
                     known.can_be_adopted = opened.can_be_adopted;
+                    failed_connects = known.failed_connects.clone();
                 }
                 self.inner.workers[worker].send(ToWorker::Open {
                     device,
@@ -180,6 +188,7 @@ impl Devices {
                     files: opened.files,
                     disk: opened.disk,
                     run_state: opened.run_state,
+                    failed_connects,
                 });
             }
             Err(error) => {

@@ -1,11 +1,8 @@
 //! The connection to one frontend: its rings, channels and grants.
 
-use blkif::{
-    Abi, BackRing, Discard, Features, Limits, LimitsError, Reason, RingError, Sector, SectorSize,
-};
+use blkif::{Abi, BackRing, Discard, Features, Limits, LimitsError, RingError, Sector, SectorSize};
 use blockio::buffer::BufferPool;
 use runstate::fail_point;
-use rustc_hash::FxHashSet;
 use thiserror::Error;
 use xengnttab::{Access, DomId, Gnttab, GrantRef};
 use xenstore_glue::DiskProperties;
@@ -59,10 +56,6 @@ pub(super) struct Link {
     pub(super) limits: Limits,
     /// No more requests are taken: it is being disconnected, or the frontend broke the protocol.
     pub(super) stopped: bool,
-    /// The kinds of refusals that were logged already: a guest must not fill the log.
-    logged: FxHashSet<Reason>,
-    /// It was logged that pages of a request cannot be reached.
-    pub(super) logged_memory: bool,
 }
 
 /// One ring with its event channel.
@@ -118,8 +111,6 @@ impl Link {
             pages,
             limits: limits(disk)?,
             stopped: false,
-            logged: FxHashSet::default(),
-            logged_memory: false,
         })
     }
 
@@ -136,11 +127,6 @@ impl Link {
             index: queue.ring.next_response_index(),
         };
         self.queues.iter().map(ring).collect()
-    }
-
-    /// Whether this refusal is the first of its kind on this connection, and worth a line in the log.
-    pub(super) fn is_first(&mut self, reason: Reason) -> bool {
-        self.logged.insert(reason)
     }
 }
 

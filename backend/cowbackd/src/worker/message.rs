@@ -1,6 +1,7 @@
 //! What the control plane tells a worker.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use blockio::file::BlockFile;
 use dscow::engine::Engine;
@@ -8,6 +9,20 @@ use runstate::RunState;
 use tokio::sync::oneshot;
 use xenstore_glue::frontend::FrontendConfig;
 use xenstore_glue::{DeviceId, DiskProperties};
+
+/// How often connecting to a frontend has failed since its disk was attached. Clones share the count.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct FailedConnects(Arc<AtomicU32>);
+
+impl FailedConnects {
+    pub(super) fn count(&self) -> u32 {
+        self.0.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn add_one(&self) {
+        self.0.fetch_add(1, Ordering::Relaxed);
+    }
+}
 
 /// A message to a worker. Each of the first four is answered by one report.
 pub(crate) enum ToWorker {
@@ -23,6 +38,8 @@ pub(crate) enum ToWorker {
         disk: DiskProperties,
         /// What the next daemon needs if this one is killed, or what this one needs of the last.
         run_state: Option<Box<RunState>>,
+        /// How often it was connected to in vain, also by way of an image that was opened before.
+        failed_connects: FailedConnects,
     },
     /// Connect to the frontend's rings.
     Connect {

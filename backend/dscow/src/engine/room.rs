@@ -66,6 +66,24 @@ impl Engine {
         count << self.layout.block_size().shift()
     }
 
+    /// Bytes of the blocks that a write of `range` has to fill up with what the parents have, as of now: those at its ends
+    /// that are neither allocated nor covered.
+    pub fn filled_up_by_write(&self, range: DiskRange) -> u64 {
+        if range.len == 0 {
+            return 0;
+        }
+        let block_size = self.layout.block_size();
+        let (first, end) = self.layout.blocks_touched(range.start.0, range.end());
+        let last = BlockIndex(end.0 - 1);
+        let is_filled = |block: BlockIndex| {
+            let start = block_size.start_of(block).0;
+            let covered = range.start.0 <= start && start + block_size.bytes() <= range.end();
+            !covered && !self.bitmap.is_set(block)
+        };
+        let count = u64::from(is_filled(first)) + u64::from(last != first && is_filled(last));
+        count * block_size.bytes()
+    }
+
     fn whole_blocks(&self, range: DiskRange) -> BlockRun {
         let block_size = self.layout.block_size();
         let (first, end) = self.layout.blocks_touched(range.start.0, range.end());

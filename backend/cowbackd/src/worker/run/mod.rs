@@ -179,6 +179,7 @@ impl Worker {
                 files,
                 disk: properties,
                 run_state,
+                failed_connects,
             } => {
                 let disk_number = self.new_number();
                 let number = disk_number.0 as usize;
@@ -189,7 +190,7 @@ impl Worker {
                     DiskOptions::default(),
                     self.executor.as_mut(),
                 );
-                let mut vbd = Vbd::new(device, disk, properties, run_state);
+                let mut vbd = Vbd::new(device, disk, properties, run_state, failed_connects);
                 vbd.open(self.executor.as_mut());
                 self.vbds.insert(number, vbd);
                 self.numbers.insert(device, number);
@@ -240,7 +241,7 @@ impl Worker {
     fn connect(&mut self, number: usize, frontend: &FrontendConfig, adopt: bool) -> Report {
         let vbd = looked_up(&mut self.vbds, number);
         let device = vbd.device();
-        if vbd.failed_connects >= FAILED_CONNECTS_MAX {
+        if vbd.failed_connects.count() >= FAILED_CONNECTS_MAX {
             let reason =
                 "it failed to connect too often; detach the disk and attach it again".into();
             return Report::ConnectFailed { device, reason };
@@ -262,7 +263,7 @@ impl Worker {
                 Report::Connected { device }
             }
             Err(reason) => {
-                vbd.failed_connects += 1;
+                vbd.failed_connects.add_one();
                 Report::ConnectFailed { device, reason }
             }
         }

@@ -14,7 +14,7 @@ pub(super) struct InFlight {
     pub(super) response: Response,
     /// What is to follow when the first part, a flush, has succeeded.
     pub(super) then: Option<(DiskRange, Buffer)>,
-    /// Bytes of its data that are copied.
+    /// Bytes that it takes beside the guest's pages: of its data if that is copied, and of blocks that it fills up.
     pub(super) copied_bytes: usize,
     /// Where what was read is to be copied to.
     pub(super) copy_out: Option<SmallVec<[Segment; 11]>>,

@@ -13,11 +13,12 @@ use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::rc::Rc;
 
-use blkif::RawSlot;
+use blkif::{RawSlot, Reason};
 use blockio::disk::Disk;
 use blockio::executor::Executor;
 use dscow::engine::{Errno, Token};
 use runstate::RunState;
+use rustc_hash::FxHashSet;
 use slab::Slab;
 use xenstore_glue::runner::Report;
 use xenstore_glue::{DeviceId, DiskProperties};
@@ -25,7 +26,7 @@ use xenstore_glue::{DeviceId, DiskProperties};
 use self::in_flight::{Arrival, InFlight, Origin};
 pub(super) use self::take::Served;
 use super::link::Link;
-use super::message::VbdStatistics;
+use super::message::{FailedConnects, VbdStatistics};
 
 /// Token of the opening of the image. Requests' tokens are small numbers.
 const OPEN: Token = Token(u64::MAX);
@@ -47,16 +48,20 @@ pub(super) struct Vbd {
     left_over: VecDeque<(Origin, RawSlot)>,
     /// Scratch space, kept to save allocations.
     arrivals: Vec<Arrival>,
-    /// Bytes of data that is copied between the guest's pages and ours, of the requests under way.
+    /// Bytes that the requests under way take beside the guest's pages.
     copied_bytes: usize,
-    /// A ring has more than was taken, because too much was being copied.
+    /// A ring has more than was taken, because the requests under way took too much memory.
     throttled: bool,
     upkeeps: u32,
     statistics: VbdStatistics,
     /// Outlives this process; shared with the disk, which notes there what it allocates.
     run_state: Option<Rc<RefCell<RunState>>>,
-    /// Connections that failed since the image was opened.
-    pub(super) failed_connects: u32,
+    /// Connections that failed since the disk was attached.
+    pub(super) failed_connects: FailedConnects,
+    /// The kinds of refusals that were logged already: a guest must not fill the log, however often it connects.
+    logged: FxHashSet<Reason>,
+    /// It was logged that pages of a request cannot be reached.
+    logged_memory: bool,
     /// A disconnection was asked for and waits for the requests that were taken.
     disconnecting: bool,
     /// Nobody waits for space on behalf of its requests: the guest is gone, or has waited long enough.
@@ -82,6 +87,7 @@ impl Vbd {
         mut disk: Disk,
         properties: DiskProperties,
         run_state: Option<Box<RunState>>,
+        failed_connects: FailedConnects,
     ) -> Self {
         let run_state = run_state.map(|run_state| Rc::new(RefCell::new(*run_state)));
         if let Some(run_state) = &run_state {
@@ -106,7 +112,9 @@ impl Vbd {
             throttled: false,
             upkeeps: 0,
             statistics: VbdStatistics::default(),
-            failed_connects: 0,
+            failed_connects,
+            logged: FxHashSet::default(),
+            logged_memory: false,
             disconnecting: false,
             abandoned: false,
             closing: false,

@@ -3,11 +3,11 @@
 use blkif::{BackRing, Operation, RawSlot, Rejection, Request, Response, RingError, Status};
 use blockio::buffer::Buffer;
 use blockio::executor::Executor;
-use dscow::engine::Token;
+use dscow::engine::{self, Token};
 use xenstore_glue::runner::Report;
 
 use super::Vbd;
-use super::in_flight::{Arrival, InFlight, Origin};
+use super::in_flight::{Arrival, InFlight, Order, Origin};
 use crate::worker::foreign::RingMemory;
 use crate::worker::guest_pages::{DataCopy, GuestData};
 
@@ -18,8 +18,8 @@ const TURN_REQUESTS: usize = 64;
 /// Most segments of the requests that are taken at a time, for the same reason: each may have to be mapped or copied.
 const TURN_SEGMENTS: usize = 1024;
 
-/// When so many bytes of a disk's requests are being copied, no more are taken. What a guest could otherwise have: 8 queues of
-/// 512 requests of 1 MiB each.
+/// When so many bytes are in use for a disk's requests beside the guest's pages, no more are taken. What a guest could
+/// otherwise have: 8 queues of 512 requests, of 1 MiB each, or each filling up two blocks of 2 MiB.
 const COPIED_BYTES_MAX: usize = 32 << 20;
 
 /// What is left of a ring when it was served.
@@ -96,6 +96,7 @@ impl Vbd {
                 segments += arrival.segments.len();
                 let of_segments = arrival.segments.iter();
                 bytes += of_segments.map(blkif::Segment::byte_len).sum::<usize>();
+                bytes += self.filled_up_bytes(&arrival.order);
                 arrivals.push(arrival);
             }
         }
@@ -105,6 +106,10 @@ impl Vbd {
     fn next_slot(&mut self, queue: usize) -> Result<Option<(Origin, RawSlot)>, RingError> {
         if let Some(left_over) = self.left_over.pop_front() {
             return Ok(Some(left_over));
+        }
+        // Where nothing is taken any more there may be no journal either.
+        if self.ring(queue).is_none() {
+            return Ok(None);
         }
         // A frontend may make requests as soon as it sees responses in their slots, before they are published.
         if self.noted(|run_state| run_state.has_room(queue)) == Some(false) {
@@ -165,9 +170,7 @@ impl Vbd {
 
     fn reject(&mut self, origin: Origin, rejection: &Rejection) {
         self.statistics.rejected += 1;
-        if let Some(link) = &mut self.link
-            && link.is_first(rejection.reason)
-        {
+        if self.logged.insert(rejection.reason) {
             tracing::warn!(
                 device = %self.device,
                 "refused a request of the guest: {} (more of this kind are only counted)",
@@ -180,9 +183,7 @@ impl Vbd {
     /// The data of a request cannot be had or given: it fails, the disk does not.
     pub(super) fn fail(&mut self, origin: Origin, response: Response, cause: &str) {
         self.statistics.failed += 1;
-        if let Some(link) = &mut self.link
-            && !std::mem::replace(&mut link.logged_memory, true)
-        {
+        if !std::mem::replace(&mut self.logged_memory, true) {
             tracing::warn!(
                 device = %self.device,
                 "cannot reach the pages of a request: {cause} (more such requests are only counted)"
@@ -216,9 +217,21 @@ impl Vbd {
         }
     }
 
+    /// Bytes of the blocks that a write fills up with what the base has, at most two.
+    fn filled_up_bytes(&self, order: &Order) -> usize {
+        let written = match order.request {
+            engine::Request::Write(range) | engine::Request::Barrier(range) => Some(range),
+            _ => order.then,
+        };
+        let bytes = written.map_or(0, |range| self.disk.engine().filled_up_by_write(range));
+        usize::try_from(bytes).expect("two blocks fit into memory")
+    }
+
     fn submit(&mut self, arrival: &Arrival, data: GuestData, executor: &mut dyn Executor) {
         let GuestData { buffer, copy } = data;
-        let copied_bytes = copy.as_ref().map_or(0, |_| buffer.len());
+        let is_copied = copy.is_some() || self.disk.copies(&buffer);
+        let copied_bytes =
+            if is_copied { buffer.len() } else { 0 } + self.filled_up_bytes(&arrival.order);
         self.copied_bytes += copied_bytes;
         let (now, then) = match arrival.order.then {
             Some(range) => (Buffer::empty(), Some((range, buffer))),

@@ -32,6 +32,19 @@ fn room_reaches_to_what_is_allocated() {
 }
 
 #[test]
+fn a_write_fills_up_the_blocks_at_its_ends() {
+    let disk = disk();
+    let filled = |start, len| disk.engine.filled_up_by_write(DiskRange::new(start, len));
+    assert_eq!(filled(8 * BLOCK, 2 * BLOCK), 0);
+    assert_eq!(filled(8 * BLOCK, 512), BLOCK);
+    assert_eq!(filled(8 * BLOCK + 512, 2 * BLOCK), 2 * BLOCK);
+    // Allocated, at one end and at both.
+    assert_eq!(filled(4 * BLOCK + 512, BLOCK), BLOCK);
+    assert_eq!(filled(4 * BLOCK + 512, 512), 0);
+    assert_eq!(filled(0, 0), 0);
+}
+
+#[test]
 fn room_ends_where_another_request_has_written_a_part_of_what_it_writes() {
     let mut disk = disk();
     // Block 9 in part, so that it is copied up; block 10 as a whole, which is written and done.
