@@ -80,7 +80,7 @@ impl Runner {
         match self.find(device).await? {
             Ok(()) | Err(NotOurs::Absent(_)) => {}
             Err(error @ NotOurs::OtherScript { .. }) => debug!("{error}"),
-            Err(error @ NotOurs::Unusable { .. }) => warn!("{error}"),
+            Err(error @ NotOurs::Unusable { .. }) => warn!(%device, "{error}"),
         }
         Ok(())
     }
@@ -112,7 +112,7 @@ impl Runner {
         // Watch first and look afterwards, or a change in between would be missed.
         let watch = self.watch_frontend_of(device, &identity).await?;
         let found = observe(&self.store, device, &identity.frontend).await?;
-        info!("device {device} found for frontend {}", identity.frontend);
+        info!(%device, "found for frontend {}", identity.frontend);
         let (machine, actions) = Machine::new(self.config.detach, found);
         let entry = Device::new(machine, identity, watch);
         self.devices.insert(device, entry);

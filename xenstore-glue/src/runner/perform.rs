@@ -70,7 +70,7 @@ impl Runner {
             }
             wrote = true;
             if let Err(reason) = self.publish(device, action).await? {
-                warn!("device {device}: {reason}");
+                warn!(%device, "{reason}");
                 if let Some(seen) = self.observe_known(device, false).await? {
                     events.push(Event::WriteFailed { reason, seen });
                 }
@@ -219,7 +219,7 @@ impl Runner {
         if self.store.read(&path).await? == Node::Missing {
             return Ok(Err(format!("{path} is gone")));
         }
-        info!("device {device} goes to state {state}");
+        info!(%device, "goes to state {state}");
         self.write_all(device, &[(path, state.to_node().to_owned())])
             .await
     }
@@ -236,13 +236,13 @@ impl Runner {
     async fn record_error(&mut self, device: DeviceId, reason: &str) -> Result<(), RunnerError> {
         const EIO: i32 = 5;
         const MAX_CHARS: usize = 500;
-        warn!("device {device}: {reason}");
+        warn!(%device, "{reason}");
         let printable = |c: char| if c.is_control() { ' ' } else { c };
         let text: String = reason.chars().take(MAX_CHARS).map(printable).collect();
         let path = error_node(device);
         match self.store.write(&path, &format!("{EIO} {text}")).await? {
             Write::Done => {}
-            Write::Refused(error) => warn!("writing {path}: {error}"),
+            Write::Refused(error) => warn!(%device, "writing {path}: {error}"),
         }
         if let Some(entry) = self.devices.get_mut(&device) {
             entry.error_recorded = true;
@@ -265,7 +265,7 @@ impl Runner {
         }
         let text = "no space is left on the host";
         if let Write::Refused(error) = self.store.write(&path, text).await? {
-            warn!("writing {path}: {error}");
+            warn!(%device, "writing {path}: {error}");
         }
         Ok(())
     }
@@ -316,7 +316,7 @@ impl Runner {
         let Some(entry) = self.devices.remove(&device) else {
             return Ok(());
         };
-        info!("device {device} is gone");
+        info!(%device, "is gone from xenstore");
         if entry.error_recorded {
             self.store.remove(&format!("error/{device}")).await?;
         }

@@ -1,7 +1,13 @@
 //! Where the log goes: standard error, in the way that journald likes it if it reads along.
 
+mod budget;
+
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::filter::ParseError;
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::util::SubscriberInitExt;
+
+use budget::Budgets;
 
 /// Libraries that tell more than an operator wants to know, unless the filter asks for them by name.
 const QUIET: &str = "xenevtchn=warn,xenstore_rs=warn";
@@ -17,9 +23,11 @@ pub(crate) fn start(filter: &str) -> Result<(), ParseError> {
         .log_internal_errors(false);
     // journald writes down the time of each line itself, and shows colours as noise.
     if std::env::var_os("JOURNAL_STREAM").is_some() {
-        builder.with_ansi(false).without_time().init();
+        let builder = builder.with_ansi(false).without_time();
+        builder.finish().with(Budgets::default()).init();
     } else {
-        builder.with_ansi(false).init();
+        let builder = builder.with_ansi(false);
+        builder.finish().with(Budgets::default()).init();
     }
     Ok(())
 }
