@@ -170,3 +170,45 @@ fn sources(folder: &std::path::Path) -> Vec<PathBuf> {
     }
     found
 }
+
+/// Tests as docs/threat-model.md names them: `file.rs::function`.
+fn tests_in_the_threat_model() -> BTreeSet<String> {
+    let path = root().join("docs/threat-model.md");
+    let document = fs::read_to_string(path).expect("it is there");
+    let quoted = document.split('`').skip(1).step_by(2);
+    quoted
+        .filter(|text| text.contains(".rs::"))
+        .map(str::to_owned)
+        .collect()
+}
+
+/// The tests of the hostile guests, by the same names.
+fn tests_of_hostile_guests() -> BTreeSet<String> {
+    let mut found = BTreeSet::new();
+    for path in sources(&root().join("tests/simulated/tests/hostile")) {
+        let file = path.file_name().expect("it was found").to_string_lossy();
+        let text = fs::read_to_string(&path).expect("it was found");
+        for test in text.split("#[test]\nfn ").skip(1) {
+            let (name, _) = test.split_once('(').expect("a function");
+            found.insert(format!("{file}::{name}"));
+        }
+    }
+    found
+}
+
+#[test]
+fn the_threat_model_names_the_tests_of_hostile_guests() {
+    let (named, there) = (tests_in_the_threat_model(), tests_of_hostile_guests());
+    assert!(named.len() > 30, "{named:?}");
+    assert_eq!(named, there);
+}
+
+#[test]
+fn what_the_threat_model_refers_to_is_there() {
+    let path = root().join("docs/threat-model.md");
+    let document = fs::read_to_string(path).expect("it is there");
+    let quoted = document.split('`').skip(1).step_by(2);
+    for file in quoted.filter(|text| text.contains('/') && !text.contains(' ')) {
+        assert!(root().join(file).exists(), "{file} is not there");
+    }
+}

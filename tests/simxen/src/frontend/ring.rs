@@ -59,6 +59,19 @@ impl FrontRing {
         &self.grants
     }
 
+    /// The first of the ring's pages, which lie side by side in the domain's memory: for a second thread that changes
+    /// what is on the ring.
+    #[must_use]
+    pub fn first_page(&self) -> PageIndex {
+        self.first_page
+    }
+
+    /// Where the entry at an index is, in bytes from the start of the first page.
+    #[must_use]
+    pub fn entry_position(&self, index: u32) -> usize {
+        self.entry_offset(index)
+    }
+
     /// The ring's event channel.
     #[must_use]
     pub fn channel(&self) -> &EventChannel {
