@@ -211,6 +211,41 @@ fn indices_of_the_backend_that_are_overwritten() {
     scene.finish();
 }
 
+/// A worker takes a part of what is on a ring and goes on with others before it takes more. That shows in the answers, which
+/// come to be seen at the end of each round: not all of a full ring's together, or not always.
+#[test]
+fn a_full_ring_is_taken_in_turns() {
+    let mut scene = Scene::start();
+    let mut attacker = scene.connect(FrontendOptions {
+        ring_order: 4,
+        ..options()
+    });
+    let ring = attacker.frontend.ring(0);
+    let begun = Instant::now();
+    let mut end = 0;
+    let mut seen_in_between = false;
+    while !seen_in_between {
+        for index in 0..512 {
+            ring.write_entry(index, &[0; 112]);
+        }
+        let start = end;
+        end += 512;
+        ring.set_request_producer(end);
+        ring.channel().notify();
+        let mut answered = start;
+        while answered != end {
+            answered = ring.response_producer();
+            seen_in_between |= answered != start && answered != end;
+            assert!(
+                begun.elapsed() < PATIENCE,
+                "always all at once, or not at all"
+            );
+        }
+    }
+    scene.bystander.check();
+    scene.finish();
+}
+
 /// A guest whose every request is refused gets its answers at once, and room for more requests with each: the worker must
 /// leave its ring all the same.
 #[test]
