@@ -21,6 +21,14 @@ pub(crate) struct SocketArg {
     socket: PathBuf,
 }
 
+impl SocketArg {
+    /// Whether a daemon that was killed or stopped has left something of guests that wait for the next one.
+    pub(crate) fn has_waiting_guests(&self) -> bool {
+        let left = self.socket.with_file_name("disks");
+        std::fs::read_dir(left).is_ok_and(|mut entries| entries.next().is_some())
+    }
+}
+
 /// Why the daemon could not be asked.
 #[derive(Debug, Error)]
 pub(crate) enum ClientError {
@@ -33,6 +41,9 @@ pub(crate) enum ClientError {
     /// The daemon said no, and why.
     #[error("{0}")]
     Refused(String),
+    /// The daemon does not have what it was asked for.
+    #[error("{0}")]
+    NotFound(String),
     /// The answer is not what this version understands.
     #[error("the daemon's answer is not understood: {0}")]
     Answer(serde_json::Error),
@@ -86,7 +97,10 @@ impl<'a> Client<'a> {
             let text = String::from_utf8_lossy(&body);
             ClientError::Refused(format!("the daemon answered {status}: {text}"))
         })?;
-        Err(ClientError::Refused(refusal.error))
+        Err(match status {
+            StatusCode::NOT_FOUND => ClientError::NotFound(refusal.error),
+            _ => ClientError::Refused(refusal.error),
+        })
     }
 
     async fn exchange(

@@ -29,6 +29,9 @@ pub(crate) enum CommandError {
     /// The daemon did not answer, or refused.
     #[error(transparent)]
     Client(#[from] ClientError),
+    /// The image may be that of a guest which waits for a daemon.
+    #[error("{0} It has left guests that wait for it, and this may be the image of one of them")]
+    GuestsWait(#[source] ClientError),
     /// Clients cannot be listened for.
     #[error(transparent)]
     Listen(#[from] nbd_server::ListenError),
