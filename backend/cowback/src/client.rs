@@ -1,7 +1,7 @@
 //! Client of the daemon's control API: HTTP with JSON over a unix socket.
 
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use http_body_util::{BodyExt, Full};
 use hyper::body::Bytes;
@@ -19,14 +19,6 @@ pub(crate) struct SocketArg {
     /// The daemon's control socket
     #[arg(long, default_value = "/run/cowback/control.sock", value_name = "PATH")]
     socket: PathBuf,
-}
-
-impl SocketArg {
-    /// Whether a daemon that was killed or stopped has left something of guests that wait for the next one.
-    pub(crate) fn has_waiting_guests(&self) -> bool {
-        let left = self.socket.with_file_name("disks");
-        std::fs::read_dir(left).is_ok_and(|mut entries| entries.next().is_some())
-    }
 }
 
 /// Why the daemon could not be asked.
@@ -57,14 +49,17 @@ struct Refusal {
 
 /// A client of one daemon.
 pub(crate) struct Client<'a> {
-    socket: &'a PathBuf,
+    socket: &'a Path,
 }
 
 impl<'a> Client<'a> {
     pub(crate) fn new(socket: &'a SocketArg) -> Self {
-        Self {
-            socket: &socket.socket,
-        }
+        Self::at(&socket.socket)
+    }
+
+    /// A client of the daemon that listens there.
+    pub(crate) fn at(socket: &'a Path) -> Self {
+        Self { socket }
     }
 
     pub(crate) fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T, ClientError> {
@@ -113,7 +108,7 @@ impl<'a> Client<'a> {
             UnixStream::connect(self.socket)
                 .await
                 .map_err(|cause| ClientError::Connect {
-                    socket: self.socket.clone(),
+                    socket: self.socket.to_owned(),
                     cause,
                 })?;
         let (sender, connection) = http1::handshake(TokioIo::new(stream))
@@ -139,7 +134,7 @@ impl<'a> Client<'a> {
 
     fn broken(&self, cause: impl std::fmt::Display) -> ClientError {
         ClientError::Broken {
-            socket: self.socket.clone(),
+            socket: self.socket.to_owned(),
             cause: cause.to_string(),
         }
     }

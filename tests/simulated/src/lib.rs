@@ -181,8 +181,8 @@ impl Rig {
     pub fn resize(&self, image: impl AsRef<Path>, size: &str) -> Command {
         let mut command = Command::new(binary("cowback"));
         command
-            .args(["resize", "--json", "--socket"])
-            .arg(self.path("run/control.sock"))
+            .args(["resize", "--json", "--runtime-dir"])
+            .arg(self.path("run"))
             .arg(self.folder.path().join(image))
             .arg(size);
         command

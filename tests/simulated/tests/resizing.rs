@@ -213,13 +213,21 @@ fn an_image_whose_guest_waits_for_a_daemon_is_left_alone() {
     let mut rig = Rig::start();
     let guest = rig.guest(1);
     let (disk, mut frontend) = rig.connect(&guest, "xvda", "vm.cow");
-    rig.daemon.kill().unwrap();
-    let before = std::fs::read(rig.path("vm.cow")).unwrap();
-    let sentence = refused(&rig, "vm.cow", "8M");
-    assert!(sentence.contains("guests that wait"), "{sentence}");
-    assert!(std::fs::read(rig.path("vm.cow")).unwrap() == before);
-    rig.daemon.restart().unwrap();
-    frontend.write(0, &[1; 4096]).unwrap();
+    for is_killed in [true, false] {
+        let waiting = if is_killed {
+            rig.daemon.kill().unwrap();
+            "a guest that waits"
+        } else {
+            assert!(rig.daemon.terminate(PATIENCE).unwrap().success());
+            "guests that wait"
+        };
+        let before = std::fs::read(rig.path("vm.cow")).unwrap();
+        let sentence = refused(&rig, "vm.cow", "8M");
+        assert!(sentence.contains(waiting), "{sentence}");
+        assert!(std::fs::read(rig.path("vm.cow")).unwrap() == before);
+        rig.daemon.restart().unwrap();
+        frontend.write(0, &[1; 4096]).unwrap();
+    }
     resized(&rig, "vm.cow", "8M");
     wait_for_sectors(&rig, &disk, 8 * MIB);
     rig.detach(&disk, frontend);
@@ -269,7 +277,7 @@ fn a_daemon_may_end_at_any_moment_of_a_resize() {
         command.stdout(Stdio::null()).stderr(Stdio::null());
         let mut resizing = command.spawn().unwrap();
         // From before the request until after the answer.
-        std::thread::sleep(Duration::from_micros(round * 997 % 20_000));
+        std::thread::sleep(Duration::from_micros(round * 997 % 8_000));
         if round % 4 == 3 {
             assert!(rig.daemon.terminate(PATIENCE).unwrap().success());
         } else {

@@ -6,10 +6,11 @@ use blockio::{image, offline};
 use serde::Deserialize;
 use serde_json::json;
 
-use crate::client::{Client, ClientError, SocketArg};
+use crate::client::{Client, ClientError};
 use crate::error::{CommandError, CommandResult, Outcome};
 use crate::output::{self, print_json, print_line};
 use crate::size;
+use crate::waiting_guest::RuntimeDirArg;
 
 /// Make the disk of an image larger
 ///
@@ -27,8 +28,6 @@ pub(crate) struct Args {
     /// The new size, such as 20G, or by how much it grows, such as +10G
     #[arg(value_parser = parse_change)]
     size: Change,
-    #[command(flatten)]
-    socket: SocketArg,
     /// Print the result as JSON
     #[arg(long)]
     pub(crate) json: bool,
@@ -64,7 +63,7 @@ struct Answer {
     virtual_size_bytes: u64,
 }
 
-pub(crate) fn run(args: &Args) -> CommandResult {
+pub(crate) fn run(args: &Args, runtime_dir: &RuntimeDirArg) -> CommandResult {
     let size = match args.size {
         Change::To(size) => size,
         Change::By(more) => {
@@ -73,7 +72,7 @@ pub(crate) fn run(args: &Args) -> CommandResult {
             sum.ok_or_else(|| CommandError::Usage("the size is too large".to_owned()))?
         }
     };
-    let done = match resize_in_use(args, size)? {
+    let done = match resize_in_use(&args.image, size, runtime_dir)? {
         Some(done) => done,
         None => resize_offline(&args.image, size)?,
     };
@@ -100,14 +99,18 @@ pub(crate) fn run(args: &Args) -> CommandResult {
 ///
 /// It is asked first: while it is being restarted, nobody has the image of a guest that waits for it locked, and to open the
 /// image then would cost that guest its disk.
-fn resize_in_use(args: &Args, size: u64) -> Result<Option<Resized>, CommandError> {
-    let path = std::path::absolute(&args.image).unwrap_or_else(|_| args.image.clone());
+fn resize_in_use(
+    image: &Path,
+    size: u64,
+    runtime_dir: &RuntimeDirArg,
+) -> Result<Option<Resized>, CommandError> {
+    let path = std::path::absolute(image).unwrap_or_else(|_| image.to_owned());
     // A path that is no text cannot be in the request.
-    let Some(image) = path.to_str() else {
+    let Some(text) = path.to_str() else {
         return Ok(None);
     };
-    let body = json!({ "image": image, "virtual_size_bytes": size });
-    match Client::new(&args.socket).post("/v1/resize", &body) {
+    let body = json!({ "image": text, "virtual_size_bytes": size });
+    match Client::at(&runtime_dir.socket()).post("/v1/resize", &body) {
         Ok(Answer {
             device,
             virtual_size_bytes_before: before,
@@ -118,8 +121,9 @@ fn resize_in_use(args: &Args, size: u64) -> Result<Option<Resized>, CommandError
             device: Some(device),
         })),
         Err(ClientError::NotFound(_)) => Ok(None),
-        Err(error @ ClientError::Connect { .. }) if args.socket.has_waiting_guests() => {
-            Err(CommandError::GuestsWait(error))
+        Err(cause @ ClientError::Connect { .. }) if runtime_dir.has_left_guests() => {
+            let image = image.to_owned();
+            Err(CommandError::GuestsMayWait { image, cause })
         }
         Err(ClientError::Connect { .. }) => Ok(None),
         Err(error) => Err(error.into()),
