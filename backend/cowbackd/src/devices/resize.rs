@@ -29,6 +29,12 @@ pub(crate) enum ResizeError {
     /// No device of this daemon uses the image.
     #[error("{}: is not the image of a disk that this daemon serves", .0.display())]
     NotServed(PathBuf),
+    /// Its guest is left to this daemon, or by it to the next one: nobody may touch the image now.
+    #[error(
+        "{}: its guest is being taken over from one cowbackd by the next at this moment; try again",
+        .0.display()
+    )]
+    Awaited(PathBuf),
     /// The image is open for reading only.
     #[error("{device}: {}: is served read-only, so the disk cannot grow", image.display())]
     ReadOnly { device: DeviceId, image: PathBuf },
@@ -59,18 +65,17 @@ impl Devices {
     /// # Errors
     /// Names device, image and cause.
     pub(crate) async fn resize(&self, path: &Path, size: u64) -> Result<Resized, ResizeError> {
-        let path = path.to_owned();
-        let looked_at = path.clone();
+        let looked_at = path.to_owned();
         let file = on_a_thread(move || FileIdentity::at(&looked_at)).await;
-        let (device, known) = file
-            .and_then(|file| self.user_of(file))
-            .ok_or_else(|| ResizeError::NotServed(path.clone()))?;
+        let Some((device, known)) = file.and_then(|file| self.user_of(file)) else {
+            return Err(self.not_served(path).await);
+        };
         let image = PathBuf::from(known.image());
         if known.read_only {
             return Err(ResizeError::ReadOnly { device, image });
         }
         let Some(open) = self.open_image(device, known.worker).await else {
-            return Err(ResizeError::NotServed(path));
+            return Err(self.not_served(path).await);
         };
         let before = open.header.layout.virtual_size();
         let resized = Resized {
@@ -100,6 +105,20 @@ impl Devices {
                 cause: io::Error::from_raw_os_error(errno.0),
             }),
         }
+    }
+
+    /// No disk has the image open now. Whether somebody else may have it depends on what is left of its guest.
+    async fn not_served(&self, path: &Path) -> ResizeError {
+        let (devices, path) = (self.clone(), path.to_owned());
+        on_a_thread(move || {
+            let is_awaited = |header| devices.inner.inheritance.is_awaited(&header);
+            if image::header(&path).is_ok_and(is_awaited) {
+                ResizeError::Awaited(path)
+            } else {
+                ResizeError::NotServed(path)
+            }
+        })
+        .await
     }
 
     /// The device that uses a file as its image: the one that writes to it, if there is one.
