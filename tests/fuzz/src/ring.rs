@@ -58,7 +58,12 @@ impl Connection {
         let bits = script.byte();
         let abi = [Abi::X86_64, Abi::X86_32, Abi::Arm, Abi::X86_64][usize::from(bits & 3)];
         let (is_honest, has_journal) = (bits & 4 == 0, bits & 0x18 != 0x18);
-        let pages = [1, 1, 1, 2, 1, 4, 8, 16][usize::from(bits >> 5)];
+        // Mostly small: what a process leaves is copied whenever one dies.
+        let pages = match bits >> 5 {
+            0..=5 => 1,
+            6 => 2,
+            _ => [4, 8, 16][script.index(3)],
+        };
         let start = match script.byte() % 4 {
             0 => 0,
             1 => script.u32(),
