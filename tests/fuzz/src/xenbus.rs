@@ -49,7 +49,7 @@ impl Lives {
         let (node, frontend) = device(script);
         Self {
             policy,
-            world: found(policy, node, frontend),
+            world: found(policy, node, frontend, None),
             traced,
         }
     }
@@ -75,8 +75,9 @@ impl Lives {
             Some(node) => (node, self.world.frontend()),
             None => device(script),
         };
-        self.trace(format_args!("found: {node:?}, {frontend:?}"));
-        self.world = found(self.policy, node, frontend);
+        let told = self.world.told_sectors();
+        self.trace(format_args!("found: {node:?}, {frontend:?}, {told:?}"));
+        self.world = found(self.policy, node, frontend, told);
     }
 
     fn step(&mut self, script: &mut Script<'_>) {
@@ -160,8 +161,13 @@ impl Lives {
     }
 }
 
-fn found(policy: DetachPolicy, node: BackendSeen, frontend: FrontendSeen) -> World<Machine> {
-    match World::start(policy, node, frontend) {
+fn found(
+    policy: DetachPolicy,
+    node: BackendSeen,
+    frontend: FrontendSeen,
+    told_sectors: Option<u64>,
+) -> World<Machine> {
+    match World::start(policy, node, frontend, told_sectors) {
         Ok(world) => world,
         Err(broken) => panic!("found as {node:?}, {frontend:?}: {broken}"),
     }

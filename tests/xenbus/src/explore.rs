@@ -7,7 +7,7 @@ use xenstore_glue::machine::{BackendSeen, DetachPolicy, FrontendSeen, HotplugSta
 
 use crate::Checked;
 use crate::step::{Step, Writes};
-use crate::world::{STATES, Subject, World};
+use crate::world::{DISK, STATES, Subject, World};
 
 /// What a walk has seen.
 pub struct Found {
@@ -23,15 +23,16 @@ pub struct Found {
 /// The shortest way to a broken rule.
 pub fn explore<S: Subject>(policy: DetachPolicy) -> Result<Found, String> {
     let mut explorer = Explorer::new();
-    for (node, frontend) in ways_to_be_found() {
-        let world = World::<S>::start(policy, node, frontend)
-            .map_err(|broken| format!("{broken}\nfound as {node:?}, {frontend:?}"))?;
+    for (node, frontend, sectors) in ways_to_be_found() {
+        let world = World::<S>::start(policy, node, frontend, sectors).map_err(|broken| {
+            format!("{broken}\nfound as {node:?}, {frontend:?}, sectors: {sectors:?}")
+        })?;
         explorer.add(world, None);
     }
     explorer.run()
 }
 
-fn ways_to_be_found() -> Vec<(BackendSeen, FrontendSeen)> {
+fn ways_to_be_found() -> Vec<(BackendSeen, FrontendSeen, Option<u64>)> {
     let mut ways = Vec::new();
     for state in STATES {
         for frontend in STATES.map(FrontendSeen::from_state) {
@@ -42,12 +43,21 @@ fn ways_to_be_found() -> Vec<(BackendSeen, FrontendSeen)> {
                         online,
                         hotplug,
                     };
-                    ways.push((node, frontend));
+                    ways.extend(sizes_told(state).iter().map(|told| (node, frontend, *told)));
                 }
             }
         }
     }
     ways
+}
+
+/// What an earlier process told the frontend of the disk's size: nothing, what is true, or what was true before it was
+/// killed.
+fn sizes_told(state: State) -> &'static [Option<u64>] {
+    match state {
+        State::Connected => &[None, Some(DISK.sectors), Some(DISK.sectors / 2)],
+        _ => &[None],
+    }
 }
 
 /// How a world was reached: from which, and by what.

@@ -25,7 +25,7 @@ impl<S: Subject> World<S> {
             Action::PublishFeatures => self.features = true,
             Action::PublishDisk(disk) => {
                 rule(*disk == self.properties, "another disk")?;
-                self.disk = true;
+                self.disk = Some(disk.sectors);
             }
             Action::SetState(state) => return self.set_state(*state),
             Action::RecordError(_) => {}
@@ -115,7 +115,9 @@ impl<S: Subject> World<S> {
 
     fn set_state(&mut self, state: State) -> Checked {
         let node = self.node.as_mut().ok_or("no directory")?;
-        rule(node.state != state, "needless write")?;
+        let sectors = Some(self.properties.sectors);
+        let is_news = state == State::Connected && self.told_sectors != sectors;
+        rule(node.state != state || is_news, "needless write")?;
         match state {
             State::InitWait => {
                 rule(self.features, "state 2 before the features")?;
@@ -123,7 +125,7 @@ impl<S: Subject> World<S> {
                 rule(self.handshake == Handshake::Done, "state 2 before state 6")?;
             }
             State::Connected => rule(
-                self.link && self.image && self.disk,
+                self.link && self.image && self.disk == sectors,
                 "state 4 without link, image and disk properties",
             )?,
             State::Closing => {
@@ -153,6 +155,7 @@ impl<S: Subject> World<S> {
             _ => return Err("a state that backends do not write".into()),
         }
         node.state = state;
+        self.told_sectors = sectors.filter(|_| state == State::Connected);
         self.wrote_state = true;
         if state != State::InitWait && state != State::Connected {
             self.features = false;
@@ -179,6 +182,13 @@ impl<S: Subject> World<S> {
             "hotplug was not answered",
         )?;
         if self.link {
+            rule(
+                node.state != State::Connected
+                    || !node.online
+                    || self.removed
+                    || self.told_sectors == Some(self.properties.sectors),
+                "the frontend was not told of the disk's size",
+            )?;
             return self.check_link(frontend, node.online);
         }
         let live = matches!(frontend, State::Connected);

@@ -33,6 +33,8 @@ pub enum Step {
     Remove,
     /// Time passes.
     Retry,
+    /// The disk of the open image grows.
+    Resize,
     /// The daemon has done what it was ordered.
     Succeed,
     /// It could not.
@@ -57,11 +59,12 @@ pub enum Stray {
     Closed,
     Written,
     Fault,
+    Resized,
 }
 
 impl Stray {
     /// All of them.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::Opened,
         Self::OpenFailed,
         Self::Connected,
@@ -70,6 +73,7 @@ impl Stray {
         Self::Closed,
         Self::Written,
         Self::Fault,
+        Self::Resized,
     ];
 
     pub(crate) fn event(self) -> Event {
@@ -83,6 +87,7 @@ impl Stray {
             Self::Closed => Event::Closed,
             Self::Written => Event::Written,
             Self::Fault => Event::Fault { reason },
+            Self::Resized => Event::Resized(DISK),
         }
     }
 }

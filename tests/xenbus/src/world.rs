@@ -22,6 +22,9 @@ pub const DISK: DiskProperties = DiskProperties {
     discard_granularity: 0,
 };
 
+/// Size of a disk that has grown, in sectors.
+const GROWN_SECTORS: u64 = 4096;
+
 /// All of them.
 pub const STATES: [State; 9] = [
     State::Unknown,
@@ -38,7 +41,11 @@ pub const STATES: [State; 9] = [
 /// The machine, or a broken one.
 pub trait Subject: Clone + Eq + Hash + Debug {
     /// See [`Machine::new`].
-    fn start(policy: DetachPolicy, found: Observation) -> (Self, Vec<Action>);
+    fn start(
+        policy: DetachPolicy,
+        found: Observation,
+        found_sectors: Option<u64>,
+    ) -> (Self, Vec<Action>);
 
     /// See [`Machine::handle`].
     fn handle(&mut self, event: Event) -> Vec<Action>;
@@ -51,8 +58,12 @@ pub trait Subject: Clone + Eq + Hash + Debug {
 }
 
 impl Subject for Machine {
-    fn start(policy: DetachPolicy, found: Observation) -> (Self, Vec<Action>) {
-        Machine::new(policy, found)
+    fn start(
+        policy: DetachPolicy,
+        found: Observation,
+        found_sectors: Option<u64>,
+    ) -> (Self, Vec<Action>) {
+        Machine::new(policy, found, found_sectors)
     }
 
     fn handle(&mut self, event: Event) -> Vec<Action> {
@@ -97,7 +108,10 @@ pub struct World<S> {
     /// What is held belongs to an earlier device of this name.
     stale: bool,
     pub(crate) features: bool,
-    pub(crate) disk: bool,
+    /// The size that was published since it was connected, in sectors.
+    pub(crate) disk: Option<u64>,
+    /// The size that went with the backend's last state 4, if that is known.
+    pub(crate) told_sectors: Option<u64>,
     pub(crate) wrote_state: bool,
     pub(crate) handshake: Handshake,
     pub(crate) removed: bool,
@@ -110,7 +124,7 @@ pub struct World<S> {
 }
 
 impl<S: Subject> World<S> {
-    /// A device that is found.
+    /// A device that is found, with what its `sectors` node says.
     ///
     /// # Errors
     /// If what the machine does about it breaks a rule.
@@ -118,13 +132,14 @@ impl<S: Subject> World<S> {
         policy: DetachPolicy,
         node: BackendSeen,
         frontend: FrontendSeen,
+        sectors: Option<u64>,
     ) -> Result<Self, String> {
         let found = Observation {
             backend: Some(node),
             frontend,
             rings_changed: false,
         };
-        let (machine, actions) = S::start(policy, found);
+        let (machine, actions) = S::start(policy, found, sectors);
         let mut world = Self {
             machine,
             policy,
@@ -139,7 +154,8 @@ impl<S: Subject> World<S> {
             peer_connected: false,
             stale: false,
             features: false,
-            disk: false,
+            disk: None,
+            told_sectors: sectors,
             wrote_state: false,
             handshake: if node.state == State::Closing && node.online {
                 Handshake::ClosingSeen
@@ -176,6 +192,11 @@ impl<S: Subject> World<S> {
     /// Whether the image is open, and whether the rings are connected.
     pub fn holds(&self) -> (bool, bool) {
         (self.image, self.link)
+    }
+
+    /// What the frontend was told of the disk's size, in sectors; `None` if nothing, or if that is not known.
+    pub fn told_sectors(&self) -> Option<u64> {
+        self.told_sectors
     }
 
     /// The device is gone, or was left to the next daemon: nothing more can happen.
@@ -215,6 +236,9 @@ impl<S: Subject> World<S> {
         if self.link {
             steps.push(Step::Fault);
         }
+        if self.image && self.properties.sectors != GROWN_SECTORS {
+            steps.push(Step::Resize);
+        }
         let strays = Stray::ALL.into_iter().filter(|stray| self.is_stray(*stray));
         steps.extend(strays.map(Step::Stray));
         steps
@@ -230,6 +254,7 @@ impl<S: Subject> World<S> {
             // Writes are done as soon as they are asked for.
             Stray::Written => true,
             Stray::Fault => !self.link,
+            Stray::Resized => !self.image,
         }
     }
 
@@ -286,6 +311,10 @@ impl<S: Subject> World<S> {
                 Event::HotplugRemove
             }
             Step::Retry => Event::Retry,
+            Step::Resize => {
+                self.properties.sectors = GROWN_SECTORS;
+                Event::Resized(self.properties)
+            }
             Step::Succeed => self.succeed(),
             Step::Fail => self.fail(),
             Step::Fault => {
@@ -390,6 +419,7 @@ impl<S: Subject> World<S> {
             hotplug: HotplugStatus::Error,
         });
         self.features = false;
+        self.told_sectors = None;
         if !unseen_until_now {
             self.removed = false;
             self.stale = self.image || self.link || self.order.is_some();
@@ -407,7 +437,7 @@ impl<S: Subject> World<S> {
             }
             Order::Connect => {
                 self.link = true;
-                self.disk = false;
+                self.disk = None;
                 Event::Connected
             }
             Order::Disconnect => {
@@ -417,6 +447,7 @@ impl<S: Subject> World<S> {
             }
             Order::Close => {
                 self.image = false;
+                self.properties = DISK;
                 Event::Closed
             }
         }
@@ -473,6 +504,7 @@ impl<S: Subject> World<S> {
                 if action.is_publication() {
                     failed = left == 0;
                     if failed {
+                        self.missed(&action);
                         break;
                     }
                     left -= 1;
@@ -494,6 +526,13 @@ impl<S: Subject> World<S> {
             actions = self.machine.handle(event);
         }
         Err("writes without end".into())
+    }
+
+    /// A publication failed.
+    fn missed(&mut self, action: &Action) {
+        if let Action::PublishDisk(_) | Action::SetState(State::Connected) = action {
+            self.told_sectors = None;
+        }
     }
 
     /// The daemon answers whatever it is asked, until it is asked nothing more.

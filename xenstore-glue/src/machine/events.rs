@@ -115,6 +115,8 @@ pub enum Event {
     Disconnected,
     /// Answer to `Close`: committed, and the lock released.
     Closed,
+    /// The disk of the open image has another size now.
+    Resized(DiskProperties),
     /// The frontend broke the ring protocol; its rings are still mapped.
     Fault {
         /// For people.
@@ -129,7 +131,8 @@ pub enum Action {
     PublishFeatures,
     /// Publish the disk's size and kind.
     PublishDisk(DiskProperties),
-    /// Write the backend's `state` node.
+    /// Write the backend's `state` node, also if it has this value already: a frontend that is connected takes that for a
+    /// sign to look at the disk's size again.
     SetState(XenbusState),
     /// Write the device's error node.
     RecordError(String),

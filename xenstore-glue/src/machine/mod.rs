@@ -19,8 +19,8 @@ use crate::types::{DiskProperties, XenbusState};
 /// What has been asked for and not been answered yet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 enum Pending {
-    /// Publications that end in this state.
-    Write(XenbusState),
+    /// Publications that end in this state, which tells the frontend of a disk of so many sectors.
+    Write(XenbusState, Option<u64>),
     // Orders to the daemon.
     Open,
     Connect,
@@ -60,6 +60,8 @@ pub struct Machine {
     // What must be remembered because no node says it.
     /// This process has published the features of the present state 2.
     published: bool,
+    /// The size of the disk, in sectors, that went with the present state 4: all that the frontend knows of.
+    told_sectors: Option<u64>,
     /// The state was found, not written: an earlier process connected this frontend.
     inherited: bool,
     /// Link and image belong to an earlier device of the same name and must go first.
@@ -80,8 +82,13 @@ pub struct Machine {
 }
 
 impl Machine {
-    /// The machine of a device that has just been found, and what to do about it first.
-    pub fn new(policy: DetachPolicy, found: Observation) -> (Self, Vec<Action>) {
+    /// The machine of a device that has just been found, and what to do about it first. `found_sectors` is what its `sectors`
+    /// node says: what an earlier process told the frontend, if that is connected.
+    pub fn new(
+        policy: DetachPolicy,
+        found: Observation,
+        found_sectors: Option<u64>,
+    ) -> (Self, Vec<Action>) {
         let state = found
             .backend
             .map_or(XenbusState::Unknown, |seen| seen.state);
@@ -98,6 +105,7 @@ impl Machine {
             peer_connected: false,
             pending: None,
             published: false,
+            told_sectors: found_sectors,
             inherited: left_by_another && found.frontend.is(XenbusState::Connected),
             stale: false,
             broken: None,
@@ -131,8 +139,10 @@ impl Machine {
                 self.write_failure = None;
             }
             Event::WriteFailed { reason, seen } => {
-                if matches!(self.pending, Some(Pending::Write(_))) {
+                if let Some(Pending::Write(_, telling_sectors)) = self.pending {
                     self.pending = None;
+                    // It may have seen the size and not the state.
+                    self.told_sectors.take_if(|_| telling_sectors.is_some());
                 }
                 self.observe(seen);
                 self.published = false;
@@ -142,6 +152,11 @@ impl Machine {
             Event::Shutdown => {
                 if self.shutdown == Shutdown::No {
                     self.shutdown = Shutdown::Asked;
+                }
+            }
+            Event::Resized(disk) => {
+                if let Some(image) = &mut self.image {
+                    *image = disk;
                 }
             }
             Event::Fault { reason } => {
@@ -232,6 +247,7 @@ impl Machine {
         self.frontend_was_there = false;
         self.rings_changed = false;
         self.published = false;
+        self.told_sectors = None;
         self.inherited = false;
         self.broken = None;
         self.open_failure = None;
@@ -288,10 +304,14 @@ impl Machine {
 
     /// The backend is in the state that it was to go to.
     fn written(&mut self) {
-        let (Some(Pending::Write(state)), Some(seen)) = (self.pending, &mut self.backend) else {
+        let Some(Pending::Write(state, told_sectors)) = self.pending else {
+            return;
+        };
+        let Some(seen) = &mut self.backend else {
             return;
         };
         seen.state = state;
+        self.told_sectors = told_sectors;
         self.pending = None;
         self.inherited = false;
         self.published = matches!(state, XenbusState::InitWait | XenbusState::Connected);

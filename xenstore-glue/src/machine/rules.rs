@@ -194,8 +194,13 @@ impl Machine {
             self.answer_to_frontend(seen.state)
         };
         let target = target?;
-        let is_there = target == seen.state && (target != State::InitWait || self.published);
-        (!is_there).then_some(target)
+        let is_told = match target {
+            State::InitWait => self.published,
+            // Another size, from a resize of this process or of the one before it.
+            State::Connected => self.told_sectors == self.image.map(|disk| disk.sectors),
+            _ => true,
+        };
+        (target != seen.state || !is_told).then_some(target)
     }
 
     /// After an error: 5, until the frontend has closed; then 6.
@@ -237,16 +242,21 @@ impl Machine {
     }
 
     fn go_to(&mut self, seen: BackendSeen, target: State, actions: &mut Vec<Action>) {
+        let mut sectors = None;
         match target {
             // Windows reads the features at state 2, Linux mostly at 4.
             State::InitWait => actions.push(Action::PublishFeatures),
-            State::Connected => actions.extend(self.image.map(Action::PublishDisk)),
+            State::Connected => {
+                actions.extend(self.image.map(Action::PublishDisk));
+                sectors = self.image.map(|disk| disk.sectors);
+            }
             _ => {}
         }
-        if target != seen.state {
+        // State 4 once more is how a connected frontend is told to look at the size again (Linux's blkfront does).
+        if target != seen.state || target == State::Connected {
             actions.push(Action::SetState(target));
         }
-        self.pending = Some(Pending::Write(target));
+        self.pending = Some(Pending::Write(target, sectors));
     }
 
     // Taking hold.

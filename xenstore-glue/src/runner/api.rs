@@ -171,6 +171,13 @@ pub enum Report {
         /// A sentence for whoever runs the host.
         reason: String,
     },
+    /// The disk of an open image has another size, of which the frontend is to be told.
+    Resized {
+        /// The device.
+        device: DeviceId,
+        /// What to tell the frontend from now on.
+        disk: DiskProperties,
+    },
     /// The host has run out of space and the guest waits, or it does not wait any more.
     WaitingForSpace {
         /// The device.

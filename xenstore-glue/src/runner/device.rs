@@ -80,6 +80,15 @@ pub(super) async fn observe(
     })
 }
 
+/// The size of the disk that an earlier process has published, in sectors.
+pub(super) async fn read_sectors(
+    store: &Store,
+    device: DeviceId,
+) -> Result<Option<u64>, RunnerError> {
+    let node = store.read(&device.node("sectors")).await?;
+    Ok(node.value().and_then(|sectors| sectors.parse().ok()))
+}
+
 /// Reads and checks what the frontend offers to connect to.
 pub(super) async fn read_frontend(
     store: &Store,

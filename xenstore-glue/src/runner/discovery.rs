@@ -6,7 +6,7 @@ use tracing::{debug, info, warn};
 
 use super::api::RunnerError;
 use super::config::{Identity, NotOurs, identify};
-use super::device::{Device, observe};
+use super::device::{Device, observe, read_sectors};
 use super::main_loop::Runner;
 use super::watch::watch_frontend;
 use crate::machine::{Event, Machine};
@@ -113,7 +113,8 @@ impl Runner {
         let watch = self.watch_frontend_of(device, &identity).await?;
         let found = observe(&self.store, device, &identity.frontend).await?;
         info!(%device, "found for frontend {}", identity.frontend);
-        let (machine, actions) = Machine::new(self.config.detach, found);
+        let sectors = read_sectors(&self.store, device).await?;
+        let (machine, actions) = Machine::new(self.config.detach, found, sectors);
         let entry = Device::new(machine, identity, watch);
         self.devices.insert(device, entry);
         self.perform_all(device, actions).await

@@ -149,6 +149,7 @@ impl Runner {
             Report::ConnectFailed { device, reason } => (device, Event::ConnectFailed { reason }),
             Report::Disconnected { device } => (device, Event::Disconnected),
             Report::Closed { device } => (device, Event::Closed),
+            Report::Resized { device, disk } => (device, Event::Resized(disk)),
             Report::Fault { device, reason } => (device, Event::Fault { reason }),
             Report::WaitingForSpace { device, waiting } => {
                 return self.show_waiting(device, waiting).await;

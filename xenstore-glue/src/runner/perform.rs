@@ -220,15 +220,12 @@ impl Runner {
             return Ok(Err(format!("{path} is gone")));
         }
         info!(%device, "goes to state {state}");
-        self.write_all(device, &[(path, state.to_node().to_owned())])
-            .await
+        let written = self.store.write_anew(&path, state.to_node()).await?;
+        Ok(published(device, written))
     }
 
     async fn write_all(&self, device: DeviceId, nodes: &[(String, String)]) -> Published {
-        Ok(match self.store.write_all(nodes).await? {
-            Write::Done => Ok(()),
-            Write::Refused(error) => Err(format!("writing nodes of {device}: {error}")),
-        })
+        Ok(published(device, self.store.write_all(nodes).await?))
     }
 
     /// Linux's convention (`xenbus_dev_error`): below `error` in the backend's own home, the device's
@@ -323,6 +320,13 @@ impl Runner {
         // A new device of this name may have come before the old one was done with.
         self.to_notice.push(device);
         self.order(Order::Forgotten { device })
+    }
+}
+
+fn published(device: DeviceId, written: Write) -> Result<(), String> {
+    match written {
+        Write::Done => Ok(()),
+        Write::Refused(error) => Err(format!("writing nodes of {device}: {error}")),
     }
 }
 

@@ -65,6 +65,11 @@ impl Store {
         if self.read(path).await? == Node::Value(value.to_owned()) {
             return Ok(Write::Done);
         }
+        self.write_anew(path, value).await
+    }
+
+    /// Writes, and so wakes everybody who watches, whatever the value was.
+    pub(super) async fn write_anew(&self, path: &str, value: &str) -> Result<Write, RunnerError> {
         let doing = || format!("writing {path}");
         Ok(match self.alive(doing, self.xs.write(path, value)).await? {
             Ok(()) => Write::Done,

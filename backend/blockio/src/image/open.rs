@@ -10,6 +10,7 @@ use dscow::engine::{Engine, Mode, OnNoSpace, Options};
 use dscow::header::{Header, Slot, State};
 use dscow::layout::Layout;
 use dscow::parents::{ParentLayer, Parents};
+use dscow::units::BlockIndex;
 use uuid::Uuid;
 
 use super::bitmap_memory::prefer_large_pages;
@@ -127,9 +128,15 @@ impl Image {
         self.top.bitmap.add(at, bytes);
     }
 
+    /// Whether the block that the disk ends in is allocated.
+    pub(crate) fn has_last_block(&self) -> bool {
+        let last = self.top.header.layout.block_count() - 1;
+        self.top.bitmap.is_set(BlockIndex(last))
+    }
+
     /// Looks whether the disk can be made larger without showing what it must not.
     pub(crate) fn check_growable(&self) -> Result<(), ImageError> {
-        super::check::check_growable(self)
+        super::check::check_growable(self.file(), &self.top.header.layout, self.has_last_block())
     }
 
     /// Sees that the header that was read is on the disk, and with it the length of the file. The image must be open for

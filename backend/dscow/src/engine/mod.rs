@@ -326,6 +326,12 @@ impl Engine {
         self.bitmap.count_set()
     }
 
+    /// Whether the block that the disk ends in is allocated.
+    pub fn has_last_block(&self) -> bool {
+        self.bitmap
+            .is_set(BlockIndex(self.layout.block_count() - 1))
+    }
+
     /// Counters since the image was opened.
     pub fn stats(&self) -> Stats {
         self.stats

@@ -27,6 +27,9 @@ const STATES_BEFORE_FEATURES: u8 = 12;
 const DISCONNECTS_LATE: u8 = 13;
 const DEAF_TO_OTHER_RINGS: u8 = 14;
 const MISSES_A_NEW_START: u8 = 15;
+const KEEPS_THE_SIZE_TO_ITSELF: u8 = 16;
+const DOES_NOT_LOOK_WHAT_WAS_TOLD: u8 = 17;
+const TELLS_BY_THE_SIZE_ALONE: u8 = 18;
 
 pub(crate) fn all_are_found_out() {
     is_found_out::<DEAF_WHILE_BUSY>("deaf while busy");
@@ -45,6 +48,9 @@ pub(crate) fn all_are_found_out() {
     is_found_out::<DISCONNECTS_LATE>("state before disconnecting");
     is_found_out::<DEAF_TO_OTHER_RINGS>("does not see other rings");
     is_found_out::<MISSES_A_NEW_START>("does not see a connected frontend start again");
+    is_found_out::<KEEPS_THE_SIZE_TO_ITSELF>("does not tell of a new size");
+    is_found_out::<DOES_NOT_LOOK_WHAT_WAS_TOLD>("tells an adopted frontend what it knows");
+    is_found_out::<TELLS_BY_THE_SIZE_ALONE>("publishes a new size without state 4");
 }
 
 fn is_found_out<const BREAK: u8>(what: &str) {
@@ -61,8 +67,13 @@ struct Mutant<const BREAK: u8> {
 }
 
 impl<const BREAK: u8> Subject for Mutant<BREAK> {
-    fn start(policy: DetachPolicy, found: Observation) -> (Self, Vec<Action>) {
-        let (machine, actions) = Machine::new(policy, Self::blinded(found));
+    fn start(
+        policy: DetachPolicy,
+        found: Observation,
+        found_sectors: Option<u64>,
+    ) -> (Self, Vec<Action>) {
+        let found_sectors = found_sectors.filter(|_| BREAK != DOES_NOT_LOOK_WHAT_WAS_TOLD);
+        let (machine, actions) = Machine::new(policy, Self::blinded(found), found_sectors);
         let busy = actions.iter().any(Action::is_order);
         let mutant = Self { machine, busy };
         (mutant, Self::garbled(actions))
@@ -77,7 +88,11 @@ impl<const BREAK: u8> Subject for Mutant<BREAK> {
         let Some(event) = self.garbled_event(event) else {
             return Vec::new();
         };
-        let actions = self.machine.handle(event);
+        let is_resize = matches!(event, Event::Resized(_));
+        let mut actions = self.machine.handle(event);
+        if BREAK == TELLS_BY_THE_SIZE_ALONE && is_resize {
+            actions.retain(|action| !matches!(action, Action::SetState(_)));
+        }
         self.busy |= actions.iter().any(Action::is_order);
         Self::garbled(actions)
     }
@@ -105,6 +120,7 @@ impl<const BREAK: u8> Mutant<BREAK> {
                 Some(Event::Observed(Self::blinded(seen)))
             }
             Event::Fault { .. } if BREAK == DEAF_TO_FAULTS => None,
+            Event::Resized(_) if BREAK == KEEPS_THE_SIZE_TO_ITSELF => None,
             Event::Shutdown if BREAK == DEAF_TO_SHUTDOWN => None,
             Event::OpenFailed { .. } if BREAK == OPENS_WHAT_DOES_NOT_OPEN => {
                 Some(Event::Opened(DISK))

@@ -66,7 +66,7 @@ pub(super) fn examine(file: &BlockFile) -> Result<Examination<'_>, ImageError> {
         other_slot: Header::check_whole(slots.bytes(slot.other())).err(),
         len: size_of_file(file)?,
         headroom: first_in_headroom(file, &layout)?,
-        past_end: first_past_end(file, &layout, &bitmap)?,
+        past_end: first_past_end(file, &layout, has_last_block(&layout, &bitmap))?,
         leftovers: leftovers(file, &layout, &bitmap)?,
         file,
         header,
@@ -187,21 +187,26 @@ fn first_in_headroom(file: &BlockFile, layout: &Layout) -> Result<Option<u64>, I
 pub(super) fn shown_by_growing(
     file: &BlockFile,
     layout: &Layout,
-    bitmap: &Bitmap,
+    has_last_block: bool,
 ) -> Result<Option<Problem>, ImageError> {
     if let Some(offset) = first_in_headroom(file, layout)? {
         return Ok(Some(Problem::Headroom { offset }));
     }
-    let past_end = first_past_end(file, layout, bitmap)?;
+    let past_end = first_past_end(file, layout, has_last_block)?;
     Ok(past_end.map(|offset| Problem::PastEnd { offset }))
+}
+
+/// Whether the block that the disk ends in is allocated.
+fn has_last_block(layout: &Layout, bitmap: &Bitmap) -> bool {
+    bitmap.is_set(BlockIndex(layout.block_count() - 1))
 }
 
 fn first_past_end(
     file: &BlockFile,
     layout: &Layout,
-    bitmap: &Bitmap,
+    has_last_block: bool,
 ) -> Result<Option<u64>, ImageError> {
-    if !bitmap.is_set(BlockIndex(layout.block_count() - 1)) {
+    if !has_last_block {
         return Ok(None);
     }
     let end_of_disk = layout.data_position(DiskOffset(layout.virtual_size()));

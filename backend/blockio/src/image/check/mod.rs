@@ -10,11 +10,12 @@ mod tests;
 use std::path::Path;
 
 use dscow::header::State;
+use dscow::layout::Layout;
 
 use super::chain;
 use super::error::ImageError;
-use super::open::{Image, ImageAccess, open_locked};
-use crate::file::Caching;
+use super::open::{ImageAccess, open_locked};
+use crate::file::{BlockFile, Caching};
 use examine::{Examination, examine};
 
 pub use problem::{LostBlocks, Problem};
@@ -88,10 +89,14 @@ impl CheckReport {
     }
 }
 
-/// Looks whether a larger disk would show what it must not: bits set where its blocks will be, or bytes past its end.
-pub(super) fn check_growable(image: &Image) -> Result<(), ImageError> {
-    let (file, layout) = (image.file(), &image.header().layout);
-    match examine::shown_by_growing(file, layout, image.bitmap())? {
+/// Looks whether a larger disk would show what it must not: bits set where its blocks will be, or bytes past its end in a
+/// last block that is allocated.
+pub(super) fn check_growable(
+    file: &BlockFile,
+    layout: &Layout,
+    has_last_block: bool,
+) -> Result<(), ImageError> {
+    match examine::shown_by_growing(file, layout, has_last_block)? {
         None => Ok(()),
         Some(problem) => Err(ImageError::NotGrowable {
             path: file.path().to_owned(),
