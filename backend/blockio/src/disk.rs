@@ -151,6 +151,11 @@ impl Disk {
         self.files[0].zeroes_fast()
     }
 
+    /// The image's own file; whoever keeps it keeps its lock.
+    pub fn shared_file(&self) -> Arc<BlockFile> {
+        Arc::clone(&self.files[0])
+    }
+
     /// The path that the image was opened by.
     pub fn path(&self) -> &Path {
         self.files[0].path()

@@ -1,7 +1,7 @@
 //! Client of the daemon's control API: HTTP with JSON over a unix socket.
 
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use http_body_util::{BodyExt, Full};
 use hyper::body::Bytes;
@@ -33,6 +33,9 @@ pub(crate) enum ClientError {
     /// The daemon said no, and why.
     #[error("{0}")]
     Refused(String),
+    /// The daemon does not have what it was asked for.
+    #[error("{0}")]
+    NotFound(String),
     /// The answer is not what this version understands.
     #[error("the daemon's answer is not understood: {0}")]
     Answer(serde_json::Error),
@@ -46,14 +49,17 @@ struct Refusal {
 
 /// A client of one daemon.
 pub(crate) struct Client<'a> {
-    socket: &'a PathBuf,
+    socket: &'a Path,
 }
 
 impl<'a> Client<'a> {
     pub(crate) fn new(socket: &'a SocketArg) -> Self {
-        Self {
-            socket: &socket.socket,
-        }
+        Self::at(&socket.socket)
+    }
+
+    /// A client of the daemon that listens there.
+    pub(crate) fn at(socket: &'a Path) -> Self {
+        Self { socket }
     }
 
     pub(crate) fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T, ClientError> {
@@ -86,7 +92,10 @@ impl<'a> Client<'a> {
             let text = String::from_utf8_lossy(&body);
             ClientError::Refused(format!("the daemon answered {status}: {text}"))
         })?;
-        Err(ClientError::Refused(refusal.error))
+        Err(match status {
+            StatusCode::NOT_FOUND => ClientError::NotFound(refusal.error),
+            _ => ClientError::Refused(refusal.error),
+        })
     }
 
     async fn exchange(
@@ -99,7 +108,7 @@ impl<'a> Client<'a> {
             UnixStream::connect(self.socket)
                 .await
                 .map_err(|cause| ClientError::Connect {
-                    socket: self.socket.clone(),
+                    socket: self.socket.to_owned(),
                     cause,
                 })?;
         let (sender, connection) = http1::handshake(TokioIo::new(stream))
@@ -125,7 +134,7 @@ impl<'a> Client<'a> {
 
     fn broken(&self, cause: impl std::fmt::Display) -> ClientError {
         ClientError::Broken {
-            socket: self.socket.clone(),
+            socket: self.socket.to_owned(),
             cause: cause.to_string(),
         }
     }

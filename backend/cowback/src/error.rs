@@ -29,6 +29,14 @@ pub(crate) enum CommandError {
     /// The daemon did not answer, or refused.
     #[error(transparent)]
     Client(#[from] ClientError),
+    /// A guest might lose its disk: a daemon that was stopped in order leaves its images closed, with no word about their guests.
+    #[error("{}: {cause} It has left guests that wait for it, and one of them may be using this image", image.display())]
+    GuestsMayWait {
+        /// The image.
+        image: PathBuf,
+        #[source]
+        cause: ClientError,
+    },
     /// Clients cannot be listened for.
     #[error(transparent)]
     Listen(#[from] nbd_server::ListenError),

@@ -64,7 +64,7 @@ impl Command {
         .map(PathBuf::as_path)
     }
 
-    fn run(&self) -> CommandResult {
+    fn run(&self, runtime_dir: &RuntimeDirArg) -> CommandResult {
         match self {
             Self::Create(args) => commands::create::run(args),
             Self::Info(args) => commands::info::run(args),
@@ -75,7 +75,7 @@ impl Command {
             Self::Commit(args) => commands::commit::run(args),
             Self::Export(args) => commands::export::run(args),
             Self::Rebase(args) => commands::rebase::run(args),
-            Self::Resize(args) => commands::resize::run(args),
+            Self::Resize(args) => commands::resize::run(args, runtime_dir),
             Self::List(args) => commands::list::run(args),
             Self::Hotplug(args) => commands::hotplug::run(args),
         }
@@ -108,7 +108,7 @@ fn main() -> ExitCode {
     let guarded = command
         .changes()
         .map_or(Ok(()), |image| runtime_dir.refuse_if_guest_waits(image));
-    let result = guarded.and_then(|()| command.run());
+    let result = guarded.and_then(|()| command.run(&runtime_dir));
     match result {
         Ok(outcome) => outcome.into(),
         Err(error) => fail(error, command.wants_json()),

@@ -10,6 +10,9 @@ use blockio::image;
 
 use crate::error::CommandError;
 
+/// Name of the daemon's control socket in its runtime directory.
+const SOCKET: &str = "control.sock";
+
 /// Where a cowbackd keeps what the next one needs.
 #[derive(clap::Args)]
 pub(crate) struct RuntimeDirArg {
@@ -24,6 +27,17 @@ pub(crate) struct RuntimeDirArg {
 }
 
 impl RuntimeDirArg {
+    /// Where the daemon listens.
+    pub(crate) fn socket(&self) -> PathBuf {
+        self.runtime_dir.join(SOCKET)
+    }
+
+    /// Whether a daemon has left anything of its guests, whichever.
+    pub(crate) fn has_left_guests(&self) -> bool {
+        let left = std::fs::read_dir(self.runtime_dir.join("disks"));
+        left.is_ok_and(|mut entries| entries.next().is_some())
+    }
+
     /// To be called before an image is changed.
     ///
     /// # Errors
@@ -35,7 +49,7 @@ impl RuntimeDirArg {
         };
         let run_state = self.runtime_dir.join("disks").join(owner.to_string());
         // A daemon that runs has it locked.
-        let daemon_runs = || UnixStream::connect(self.runtime_dir.join("control.sock")).is_ok();
+        let daemon_runs = || UnixStream::connect(self.socket()).is_ok();
         if !run_state.exists() || daemon_runs() {
             return Ok(());
         }

@@ -1,8 +1,11 @@
 //! Which devices there are, on which worker each lives, and the carrying out of the glue's orders.
 
+mod resize;
+
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use blockio::file::FileIdentity;
 use blockio::image::ImageAccess;
 use tokio::sync::mpsc::UnboundedSender;
 use tokio::sync::oneshot;
@@ -13,6 +16,8 @@ use crate::images::{self, ForFrontend};
 use crate::inheritance::Inheritance;
 use crate::target::Target;
 use crate::worker::{FailedConnects, ToWorker, VbdStatistics, WorkerHandle};
+
+pub(crate) use resize::ResizeError;
 
 /// What is known of a device beside its states. Cheap to clone.
 #[derive(Clone)]
@@ -37,6 +42,8 @@ pub(crate) struct Device {
     /// Its name in the guest.
     pub(crate) vdev: String,
     pub(crate) read_only: bool,
+    /// Which file its image is; known when that is open, and stays when it is closed.
+    file: Option<FileIdentity>,
     /// The daemon before this one was connected to its frontend, and left what it takes to go on; known when its image is
     /// open.
     can_be_adopted: bool,
@@ -151,6 +158,7 @@ impl Devices {
             params: config.params.clone(),
             vdev: config.vdev.clone(),
             read_only,
+            file: None,
             can_be_adopted: false,
             failed_connects,
         };
@@ -181,6 +189,7 @@ impl Devices {
                 if let Some(known) = self.devices().get_mut(&device) {
                     known.can_be_adopted = opened.can_be_adopted;
                     failed_connects = known.failed_connects.clone();
+                    known.file = opened.files.first().map(|file| file.identity());
                 }
                 self.inner.workers[worker].send(ToWorker::Open {
                     device,

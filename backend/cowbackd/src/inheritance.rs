@@ -98,6 +98,15 @@ impl Inheritance {
             .retain(|owner, known| *known != device || self.exists(*owner));
     }
 
+    /// Whether an image is as a daemon left it for the next one to go on with: its guest is being taken over, or will be.
+    pub(crate) fn is_awaited(&self, header: &Header) -> bool {
+        let owners: Vec<Uuid> = self.known().keys().copied().collect();
+        owners.into_iter().any(|owner| {
+            let left = RunState::open(&path_of(&self.folder, owner));
+            left.is_ok_and(|left| belongs_to(&left, header, false))
+        })
+    }
+
     fn exists(&self, owner: Uuid) -> bool {
         path_of(&self.folder, owner).exists()
     }

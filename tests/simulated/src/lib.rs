@@ -173,6 +173,21 @@ impl Rig {
             .expect("cowback runs")
     }
 
+    /// `cowback resize --json`, not started yet; `image` is a path, or a name in the folder of the images.
+    ///
+    /// # Panics
+    /// As [`Rig::start`].
+    #[must_use]
+    pub fn resize(&self, image: impl AsRef<Path>, size: &str) -> Command {
+        let mut command = Command::new(binary("cowback"));
+        command
+            .args(["resize", "--json", "--runtime-dir"])
+            .arg(self.path("run"))
+            .arg(self.folder.path().join(image))
+            .arg(size);
+        command
+    }
+
     /// `cowback list --json`.
     ///
     /// # Panics

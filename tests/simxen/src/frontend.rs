@@ -92,7 +92,21 @@ impl Frontend {
     /// [`Error::Unsupported`] if it offers less than the options demand.
     pub fn connect(disk: &Disk, options: FrontendOptions) -> Result<Self> {
         let offered = handshake::begin(disk, options.timeout)?;
-        check_offer(&offered, &options)?;
+        Self::connect_to(disk, options, &offered)
+    }
+
+    /// Connects as a driver does that knows nothing of the one before it and does not wait for the backend: straight to
+    /// state 3 and on to 4, while the backend may still be in state 4 with the rings of the other driver.
+    ///
+    /// # Errors
+    /// As [`Self::connect`].
+    pub fn connect_at_once(disk: &Disk, options: FrontendOptions) -> Result<Self> {
+        let offered = DiskInfo::read(disk);
+        Self::connect_to(disk, options, &offered)
+    }
+
+    fn connect_to(disk: &Disk, options: FrontendOptions, offered: &DiskInfo) -> Result<Self> {
+        check_offer(offered, &options)?;
         let rings = (0..options.queues)
             .map(|_| FrontRing::new(disk.domain(), options.abi, options.ring_order))
             .collect::<Result<Vec<_>>>()?;

@@ -22,7 +22,10 @@ impl<S: Subject> World<S> {
             rule(self.order.is_none(), "two orders at once")?;
         }
         match action {
-            Action::PublishFeatures => self.features = true,
+            Action::PublishFeatures => {
+                self.features = true;
+                self.told_sectors = None;
+            }
             Action::PublishDisk(disk) => {
                 rule(*disk == self.properties, "another disk")?;
                 self.disk = Some(disk.sectors);
@@ -129,7 +132,9 @@ impl<S: Subject> World<S> {
                 "state 4 without link, image and disk properties",
             )?,
             State::Closing => {
-                rule(!self.link, "state 5 while connected")?;
+                // A toolstack has written it that took the device offline; it may have been written over.
+                let is_repeated = !node.online && node.state == State::Connected;
+                rule(!self.link || is_repeated, "state 5 while connected")?;
                 self.handshake = match self.handshake {
                     Handshake::NotBegun => Handshake::ClosingSeen,
                     other => other,
@@ -182,6 +187,10 @@ impl<S: Subject> World<S> {
             "hotplug was not answered",
         )?;
         if self.link {
+            rule(
+                node.state != State::Connected || node.online,
+                "the guest was not asked to give the disk back",
+            )?;
             rule(
                 node.state != State::Connected
                     || !node.online

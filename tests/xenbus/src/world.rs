@@ -217,7 +217,13 @@ impl<S: Subject> World<S> {
             .into_iter()
             .map(|state| Step::Frontend(FrontendSeen::from_state(state)))
             .collect();
-        steps.extend([State::InitWait, State::Closing, State::Closed].map(Step::Meddle));
+        let meddled = [
+            State::InitWait,
+            State::Connected,
+            State::Closing,
+            State::Closed,
+        ];
+        steps.extend(meddled.map(Step::Meddle));
         steps.extend([true, false].map(Step::Online));
         steps.extend([HotplugStatus::Error, HotplugStatus::Connected].map(Step::Hotplug));
         steps.extend([
@@ -504,7 +510,8 @@ impl<S: Subject> World<S> {
                 if action.is_publication() {
                     failed = left == 0;
                     if failed {
-                        self.missed(&action);
+                        // What of it the frontend has seen is not known.
+                        self.told_sectors = None;
                         break;
                     }
                     left -= 1;
@@ -526,13 +533,6 @@ impl<S: Subject> World<S> {
             actions = self.machine.handle(event);
         }
         Err("writes without end".into())
-    }
-
-    /// A publication failed.
-    fn missed(&mut self, action: &Action) {
-        if let Action::PublishDisk(_) | Action::SetState(State::Connected) = action {
-            self.told_sectors = None;
-        }
     }
 
     /// The daemon answers whatever it is asked, until it is asked nothing more.

@@ -139,10 +139,10 @@ impl Machine {
                 self.write_failure = None;
             }
             Event::WriteFailed { reason, seen } => {
-                if let Some(Pending::Write(_, telling_sectors)) = self.pending {
+                if matches!(self.pending, Some(Pending::Write(..))) {
                     self.pending = None;
-                    // It may have seen the size and not the state.
-                    self.told_sectors.take_if(|_| telling_sectors.is_some());
+                    // What of it the frontend has seen is not known.
+                    self.told_sectors = None;
                 }
                 self.observe(seen);
                 self.published = false;

@@ -183,7 +183,12 @@ impl Machine {
         let target = if self.linked {
             // 5 and 6 are somebody else's wish; the frontend will react to it, and so shall we.
             let wished_away = matches!(seen.state, State::Closing | State::Closed);
-            (self.online() && !wished_away).then_some(State::Connected)
+            if self.online() {
+                (!wished_away).then_some(State::Connected)
+            } else {
+                // Toolstacks write 5 together with `online`; a state 4 of ours has gone over it.
+                (seen.state == State::Connected).then_some(State::Closing)
+            }
         } else if !self.online() || self.frontend_is_gone() {
             (!self.adoptable_while_detaching()).then_some(State::Closed)
         } else if seen.state == State::Initialising {

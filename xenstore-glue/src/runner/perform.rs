@@ -216,8 +216,16 @@ impl Runner {
     /// libxl removes the directory only after it has seen state 6, which is the last that we write.)
     async fn set_state(&mut self, device: DeviceId, state: XenbusState) -> Published {
         let path = device.node("state");
-        if self.store.read(&path).await? == Node::Missing {
-            return Ok(Err(format!("{path} is gone")));
+        let found = match self.store.read(&path).await? {
+            Node::Missing => return Ok(Err(format!("{path} is gone"))),
+            found => found
+                .value()
+                .map_or(XenbusState::Unknown, XenbusState::from_node),
+        };
+        // A toolstack's wish is not to be written over.
+        let believed = |entry: &super::device::Device| entry.machine.backend_state();
+        if self.devices.get(&device).map(believed) != Some(found) {
+            return Ok(Err(format!("{path} has become {found}")));
         }
         info!(%device, "goes to state {state}");
         let written = self.store.write_anew(&path, state.to_node()).await?;

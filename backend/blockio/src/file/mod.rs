@@ -87,7 +87,7 @@ pub enum FileIdentity {
 
 impl FileIdentity {
     /// Of what is at `path` at this moment; `None` if nothing is that holds blocks.
-    pub(crate) fn at(path: &Path) -> Option<Self> {
+    pub fn at(path: &Path) -> Option<Self> {
         std::fs::metadata(path)
             .ok()
             .and_then(|metadata| Self::of(&metadata))

@@ -25,8 +25,8 @@ pub fn prepare_growth(
     has_last_block: bool,
     size: u64,
 ) -> Result<(), ImageError> {
-    check_sectors(file.path(), header, size)?;
     let grown = grown_layout(file.path(), &header.layout, size)?;
+    check_sectors(file.path(), header, size)?;
     check_growable(file, &header.layout, has_last_block)?;
     make_room(file, &grown)
 }

@@ -64,13 +64,20 @@ pub fn inspect(path: &Path) -> Result<Inspection, ImageError> {
     })
 }
 
+/// The header of the image at `path`, which somebody else may be using.
+///
+/// # Errors
+/// Names the file that cannot be read, and why.
+pub fn header(path: &Path) -> Result<Header, ImageError> {
+    peek(path).map(|(_, header)| header)
+}
+
 /// Who has the image at `path` open, or had it open when it was killed: the name of a run state, if a daemon did.
 ///
 /// # Errors
 /// Names the file that cannot be read, and why.
 pub fn owner(path: &Path) -> Result<Option<Uuid>, ImageError> {
-    let (_, header) = peek(path)?;
-    Ok(match header.state {
+    Ok(match header(path)?.state {
         State::Clean { .. } => None,
         State::InUse { owner } => Some(owner),
     })

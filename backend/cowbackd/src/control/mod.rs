@@ -3,7 +3,7 @@
 use std::fs;
 use std::io;
 use std::os::unix::fs::PermissionsExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use axum::Json;
 use axum::Router;
@@ -18,7 +18,7 @@ use xenstore_glue::DeviceId;
 use xenstore_glue::runner::{DeviceStatus, Handle};
 
 use crate::daemon::DaemonError;
-use crate::devices::Devices;
+use crate::devices::{Devices, ResizeError};
 use crate::worker::VbdStatistics;
 
 /// Name of the socket in the runtime directory.
@@ -64,6 +64,7 @@ pub(crate) async fn serve(
         .route("/v1/devices", get(list))
         .route("/v1/hotplug/add", post(hotplug_add))
         .route("/v1/hotplug/remove", post(hotplug_remove))
+        .route("/v1/resize", post(resize))
         .with_state(Context { handle, devices });
     axum::serve(listener, router).await
 }
@@ -201,4 +202,43 @@ async fn hotplug_remove(
         .await
         .map_err(|reason| Refusal::new(StatusCode::CONFLICT, &reason))?;
     Ok(Json(serde_json::json!({})))
+}
+
+/// Names a disk by its image, which no two disks write to.
+#[derive(Deserialize)]
+struct Resize {
+    /// The path of the image, by whichever name.
+    image: PathBuf,
+    virtual_size_bytes: u64,
+}
+
+#[derive(Serialize)]
+struct Resized {
+    device: String,
+    virtual_size_bytes_before: u64,
+    virtual_size_bytes: u64,
+}
+
+/// Not found: no disk is served from this image, so that others than the daemon may know more.
+async fn resize(
+    State(context): State<Context>,
+    body: Result<Json<Resize>, JsonRejection>,
+) -> Result<Json<Resized>, Refusal> {
+    let Json(wanted) = body?;
+    let resized = context
+        .devices
+        .resize(&wanted.image, wanted.virtual_size_bytes)
+        .await
+        .map_err(|error| {
+            let status = match error {
+                ResizeError::NotServed(_) => StatusCode::NOT_FOUND,
+                _ => StatusCode::CONFLICT,
+            };
+            Refusal::new(status, &error)
+        })?;
+    Ok(Json(Resized {
+        device: resized.device.to_string(),
+        virtual_size_bytes_before: resized.before,
+        virtual_size_bytes: resized.after,
+    }))
 }

@@ -4,7 +4,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use blockio::file::BlockFile;
-use dscow::engine::Engine;
+use dscow::engine::{Engine, Errno};
+use dscow::header::Header;
 use runstate::RunState;
 use tokio::sync::oneshot;
 use xenstore_glue::frontend::FrontendConfig;
@@ -71,8 +72,33 @@ pub(crate) enum ToWorker {
         /// Where to.
         reply: oneshot::Sender<VbdStatistics>,
     },
+    /// Show the image that the device has open. The reply is dropped if it has none.
+    ShowImage {
+        /// Which.
+        device: DeviceId,
+        /// Where to.
+        reply: oneshot::Sender<OpenImage>,
+    },
+    /// Make the disk larger. The reply comes when it is; it is dropped if the image is not open, or is left to the next daemon.
+    Grow {
+        /// Which.
+        device: DeviceId,
+        /// The new size in bytes, for which there is room.
+        size: u64,
+        /// Where to.
+        reply: oneshot::Sender<Result<(), Errno>>,
+    },
     /// End the thread. Nothing may be open any more.
     Stop,
+}
+
+/// An image that is in use, as it is at one moment.
+pub(crate) struct OpenImage {
+    /// Its own file; whoever keeps it keeps its lock.
+    pub(crate) file: Arc<BlockFile>,
+    pub(crate) header: Header,
+    /// The block that the disk ends in is allocated.
+    pub(crate) has_last_block: bool,
 }
 
 /// How a vbd is doing.

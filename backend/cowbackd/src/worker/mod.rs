@@ -23,7 +23,7 @@ use tokio::sync::mpsc::UnboundedSender;
 use xenstore_glue::runner::Report;
 
 pub(crate) use link::{accepted, advertised};
-pub(crate) use message::{FailedConnects, ToWorker, VbdStatistics};
+pub(crate) use message::{FailedConnects, OpenImage, ToWorker, VbdStatistics};
 
 use run::Worker;
 

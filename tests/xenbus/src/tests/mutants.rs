@@ -30,6 +30,7 @@ const MISSES_A_NEW_START: u8 = 15;
 const KEEPS_THE_SIZE_TO_ITSELF: u8 = 16;
 const DOES_NOT_LOOK_WHAT_WAS_TOLD: u8 = 17;
 const TELLS_BY_THE_SIZE_ALONE: u8 = 18;
+const WRITES_OVER_A_WISH: u8 = 19;
 
 pub(crate) fn all_are_found_out() {
     is_found_out::<DEAF_WHILE_BUSY>("deaf while busy");
@@ -51,6 +52,7 @@ pub(crate) fn all_are_found_out() {
     is_found_out::<KEEPS_THE_SIZE_TO_ITSELF>("does not tell of a new size");
     is_found_out::<DOES_NOT_LOOK_WHAT_WAS_TOLD>("tells an adopted frontend what it knows");
     is_found_out::<TELLS_BY_THE_SIZE_ALONE>("publishes a new size without state 4");
+    is_found_out::<WRITES_OVER_A_WISH>("leaves a state 4 where the toolstack wrote 5");
 }
 
 fn is_found_out<const BREAK: u8>(what: &str) {
@@ -90,6 +92,9 @@ impl<const BREAK: u8> Subject for Mutant<BREAK> {
         };
         let is_resize = matches!(event, Event::Resized(_));
         let mut actions = self.machine.handle(event);
+        if BREAK == WRITES_OVER_A_WISH && self.machine.is_connected() {
+            actions.retain(|action| *action != Action::SetState(State::Closing));
+        }
         if BREAK == TELLS_BY_THE_SIZE_ALONE && is_resize {
             actions.retain(|action| !matches!(action, Action::SetState(_)));
         }

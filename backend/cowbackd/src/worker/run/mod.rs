@@ -222,6 +222,22 @@ impl Worker {
                     let _ = reply.send(self.vbds[number].statistics());
                 }
             }
+            ToWorker::ShowImage { device, reply } => {
+                if let Some(number) = self.numbers.get(&device) {
+                    // Whoever asked may have gone.
+                    let _ = reply.send(self.vbds[number].show_image());
+                }
+            }
+            ToWorker::Grow {
+                device,
+                size,
+                reply,
+            } => {
+                if let Some(number) = self.numbers.get(&device).copied() {
+                    looked_up(&mut self.vbds, number).grow(size, reply, self.executor.as_mut());
+                    self.touched.push(number);
+                }
+            }
             ToWorker::Stop => self.stopping = true,
         }
     }

@@ -8,7 +8,7 @@ use runstate::RunState;
 use xenstore_glue::runner::Report;
 
 use super::in_flight::{InFlight, Origin};
-use super::{CLOSE, OPEN, Vbd, describe};
+use super::{CLOSE, GROW, OPEN, Vbd, describe};
 
 impl Vbd {
     /// Answers what has finished, shows it to the frontend, and reports what was asked for and is done.
@@ -30,6 +30,7 @@ impl Vbd {
                 match finished.token {
                     OPEN => reports.push(self.opened(finished.result)),
                     CLOSE => self.image_closed(finished.result, reports),
+                    GROW => self.grown(finished.result, executor, reports),
                     token => ended.extend(self.request_done(token, finished, executor)),
                 }
             }
@@ -46,7 +47,7 @@ impl Vbd {
                 device: self.device,
             });
         }
-        if self.closing && self.left_behind && !self.closed {
+        if self.closing && self.left_behind && self.growing.is_none() && !self.closed {
             self.end(reports);
         }
     }

@@ -4,6 +4,7 @@
 //! (its data given to the guest, the response put on the ring). `resume` does what an earlier process has left over.
 
 mod answer;
+mod grow;
 mod in_flight;
 mod resume;
 mod take;
@@ -23,6 +24,7 @@ use slab::Slab;
 use xenstore_glue::runner::Report;
 use xenstore_glue::{DeviceId, DiskProperties};
 
+use self::grow::Growing;
 use self::in_flight::{Arrival, InFlight, Origin};
 pub(super) use self::take::Served;
 use super::link::Link;
@@ -32,6 +34,8 @@ use super::message::{FailedConnects, VbdStatistics};
 const OPEN: Token = Token(u64::MAX);
 /// Token of its closing.
 const CLOSE: Token = Token(u64::MAX - 1);
+/// Token of its growing.
+const GROW: Token = Token(u64::MAX - 2);
 
 /// How many upkeeps are between two releases of pages that were not used: what was not used for that long, and twice as long
 /// at most, is unmapped.
@@ -66,7 +70,9 @@ pub(super) struct Vbd {
     disconnecting: bool,
     /// Nobody waits for space on behalf of its requests: the guest is gone, or has waited long enough.
     abandoned: bool,
-    /// The image is being closed.
+    /// The disk is being made larger.
+    growing: Option<Growing>,
+    /// The image is being closed, or will be when it has grown.
     closing: bool,
     /// The next daemon goes on with the same frontend.
     handover: bool,
@@ -117,6 +123,7 @@ impl Vbd {
             logged_memory: false,
             disconnecting: false,
             abandoned: false,
+            growing: None,
             closing: false,
             handover: false,
             left_behind: false,
@@ -183,6 +190,12 @@ impl Vbd {
     pub(super) fn close(&mut self, handover: bool, executor: &mut dyn Executor) {
         self.closing = true;
         self.handover = handover;
+        if self.growing.is_none() {
+            self.close_image(executor);
+        }
+    }
+
+    fn close_image(&mut self, executor: &mut dyn Executor) {
         if !self.left_behind {
             self.noted(RunState::note_closing);
             self.disk.close(executor, CLOSE);
