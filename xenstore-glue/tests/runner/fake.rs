@@ -163,6 +163,11 @@ impl Fake {
         std::mem::take(&mut self.state().written)
     }
 
+    /// How many writes [`Fake::take_written`] would take.
+    pub(crate) fn written_count(&self) -> usize {
+        self.state().written.len()
+    }
+
     pub(crate) fn watches(&self) -> usize {
         self.state().watches.len()
     }

@@ -2,7 +2,7 @@
 
 use xenstore_glue::frontend::{FrontendConfig, Protocol, QueueConfig};
 use xenstore_glue::runner::{BackendConfig, DeviceMode, Order, Report};
-use xenstore_glue::{DomId, EventChannel, GrantRef, XenbusState};
+use xenstore_glue::{DeviceId, DiskProperties, DomId, EventChannel, GrantRef, XenbusState};
 
 use crate::fake::in_own_process;
 use crate::host::{DISK, Host, create, create_with, device, frontend, offer_ring, set_offline};
@@ -189,6 +189,7 @@ fn a_new_daemon_adopts_connected_guests_without_a_word() {
                 offer_ring(store, xvda, 8);
                 store.write(&frontend(xvda, "state"), "4");
                 store.write(&xvda.node("hotplug-status"), "connected");
+                store.write(&xvda.node("sectors"), "2048");
                 store.write(&xvda.node("state"), "4");
             })
             .await;
@@ -279,6 +280,96 @@ fn discard_is_not_offered_where_the_toolstack_forbids_it() {
             host.store.wait_for(&xvda.node("state"), "2").await;
             let discard = host.store.read(&xvda.node("feature-discard"));
             assert_eq!(discard.as_deref(), Some("0"));
+        },
+    );
+}
+
+/// A disk that has grown.
+const GROWN: DiskProperties = DiskProperties {
+    sectors: 4096,
+    ..DISK
+};
+
+/// What was written to a device, as node names and values.
+fn written_to(host: &Host, device: DeviceId) -> Vec<(String, String)> {
+    let directory = device.node("");
+    let written = host.store.take_written().into_iter();
+    written
+        .map(|(path, value)| (path.strip_prefix(&directory).unwrap().to_owned(), value))
+        .collect()
+}
+
+fn a_new_size() -> Vec<(String, String)> {
+    [("sectors", "4096"), ("state", "4")]
+        .map(|(name, value)| (name.to_owned(), value.to_owned()))
+        .to_vec()
+}
+
+#[test]
+fn a_connected_guest_is_told_of_another_size_by_state_4_once_more() {
+    in_own_process(
+        "life::a_connected_guest_is_told_of_another_size_by_state_4_once_more",
+        || async {
+            let mut host = Host::start().await;
+            let xvda = device("backend/vbd3/1/51712");
+            host.connect(xvda).await;
+            host.store.take_written();
+            host.report(Report::Resized {
+                device: xvda,
+                disk: GROWN,
+            });
+            host.store
+                .wait_until(|store| store.written_count() == 2)
+                .await;
+            assert_eq!(written_to(&host, xvda), a_new_size());
+            // Whoever connects anew hears of it then, and by nothing else.
+            host.store.write(&frontend(xvda, "state"), "5");
+            assert!(matches!(host.order().await, Order::Disconnect { .. }));
+            host.report(Report::Resized {
+                device: xvda,
+                disk: DISK,
+            });
+            host.report(Report::Disconnected { device: xvda });
+            host.store.wait_for(&xvda.node("state"), "5").await;
+            assert_eq!(
+                host.store.read(&xvda.node("sectors")).as_deref(),
+                Some("4096")
+            );
+        },
+    );
+}
+
+#[test]
+fn a_new_daemon_tells_an_adopted_guest_what_the_last_one_did_not() {
+    in_own_process(
+        "life::a_new_daemon_tells_an_adopted_guest_what_the_last_one_did_not",
+        || async {
+            let xvda = device("backend/vbd3/1/51712");
+            let mut host = Host::start_after(|store| {
+                create(store, xvda);
+                offer_ring(store, xvda, 8);
+                store.write(&frontend(xvda, "state"), "4");
+                store.write(&xvda.node("hotplug-status"), "connected");
+                for (name, value) in DISK.nodes() {
+                    store.write(&xvda.node(name), &value);
+                }
+                store.write(&xvda.node("state"), "4");
+            })
+            .await;
+            assert!(matches!(host.order().await, Order::Open { .. }));
+            host.report(Report::Opened {
+                device: xvda,
+                disk: GROWN,
+            });
+            assert!(matches!(
+                host.order().await,
+                Order::Connect { adopt: true, .. }
+            ));
+            host.report(Report::Connected { device: xvda });
+            host.store
+                .wait_until(|store| store.written_count() == 2)
+                .await;
+            assert_eq!(written_to(&host, xvda), a_new_size());
         },
     );
 }
