@@ -21,10 +21,13 @@ assert_eq 0 "$(node "$root/info")" "info of a writable disk"
 for feature in feature-flush-cache feature-persistent; do
     assert_eq 1 "$(node "$root/$feature")" "$feature"
 done
-# What is not offered is said, too, so that nothing that the kernel's blkback may have left counts.
-control || for feature in feature-barrier feature-discard feature-max-indirect-segments; do
-    assert_eq 0 "$(node "$root/$feature")" "$feature"
+control || for feature in feature-barrier feature-discard; do
+    assert_eq 1 "$(node "$root/$feature")" "$feature"
 done
+control || assert_eq 4096 "$(node "$root/discard-granularity")" "discard-granularity"
+control || assert_eq 256 "$(node "$root/feature-max-indirect-segments")" "feature-max-indirect-segments"
+# What is not offered is said, too, so that nothing that the kernel's blkback may have left counts.
+control || assert_eq 0 "$(node "$root/discard-secure")" "discard-secure"
 [ -n "$(node "$root/physical-sector-size")" ] || fail "no physical-sector-size"
 for limit in max-ring-page-order multi-queue-max-queues; do
     [ -n "$(node "$root/$limit")" ] || fail "no $limit"
@@ -41,6 +44,7 @@ xl block-attach vm "access=ro,$(overlay xvdb "$work/data.cow")"
 second=$(backend_path vm 51728)
 eventually 60 "state 4 of the second disk" node_is "$second/state" 4
 assert_eq 4 "$(node "$second/info")" "info of a read-only disk"
+control || assert_eq 0 "$(node "$second/feature-discard")" "feature-discard of a read-only disk"
 assert_eq $(((48 << 20) / 512)) "$(node "$second/sectors")" "sectors of the second disk"
 assert_eq 1 "$(guest_run vm 'cat /sys/block/xvdb/ro')" "read-only flag in the guest"
 assert_eq 2 "$(xl block-list vm | grep -c backend/vbd)" "lines of xl block-list"
