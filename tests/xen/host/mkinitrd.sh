@@ -31,7 +31,15 @@ b=/bin/busybox
 $b mount -t proc proc /proc
 $b mount -t sysfs sys /sys
 $b mount -t devtmpfs dev /dev
-while read -r module; do $b insmod "/lib/$module"; done < /lib/order
+# parameters MODULE: what the kernel command line sets for it, as modprobe would: xen_blkfront.max_ring_page_order=2
+parameters() {
+    for word in $($b cat /proc/cmdline); do
+        case $word in "$1".*) echo "${word#*.}" ;; esac
+    done
+}
+while read -r module; do
+    $b insmod "/lib/$module" $(parameters "$(echo "${module%.ko}" | $b tr - _)")
+done < /lib/order
 root=
 for word in $($b cat /proc/cmdline); do
     case $word in root=*) root=${word#root=} ;; esac
