@@ -64,7 +64,8 @@ fn check_resumed(
     resumed: Result<(Journal, Left), Mismatch>,
 ) -> Option<(Journal, Left)> {
     let mut ledger = shared.ledger.borrow_mut();
-    let shown = remains.shown.map(|count| ledger.index(count));
+    let shown = [remains.ledger.published, remains.ledger.publishing];
+    let shown = shown.map(|count| ledger.index(count));
     let is_true = shown.contains(&rsp_prod);
     let (journal, left) = match resumed {
         Ok(found) => found,
@@ -87,10 +88,10 @@ fn check_resumed(
 /// Nobody lied: exactly what was taken and not answered is to be done again.
 fn follow(ledger: &mut Ledger, remains: &Remains, rsp_prod: u32, left: &Left) {
     let taken = distance(ledger.start, left.req_cons);
+    let was_taken = remains.ledger.taken.len();
     assert!(
-        taken == remains.taken || taken + 1 == remains.taken,
-        "{taken} requests of {} were noted",
-        remains.taken
+        taken == was_taken || taken + 1 == was_taken,
+        "{taken} requests of {was_taken} were noted"
     );
     ledger.taken.truncate(taken);
     ledger.responses.truncate(distance(ledger.start, rsp_prod));

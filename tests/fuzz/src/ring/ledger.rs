@@ -5,7 +5,7 @@ use blkif::Response;
 use super::guest::Slot;
 
 /// Numbers count from the ring's beginning, and do not wrap.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Ledger {
     /// The index at which requests and responses begin.
     pub(super) start: u32,

@@ -45,12 +45,9 @@ pub(super) struct Remains {
     ring: Vec<u32>,
     journal: Vec<u32>,
     front_notified: bool,
-    /// Requests that it had taken off the ring, the last of which it may not have noted.
-    pub(super) taken: usize,
-    /// Responses that it had put on the ring.
-    responses: usize,
-    /// Responses that the frontend was shown, and those that it was being shown.
-    pub(super) shown: [usize; 2],
+    /// What it had taken off the ring, the last of which it may not have noted, and what it had answered. All of the ledger
+    /// of that moment: the process may since have believed the frontend, and begun another one.
+    pub(super) ledger: Ledger,
 }
 
 impl Shared {
@@ -144,14 +141,11 @@ impl Shared {
 
     pub(super) fn remains(&self) -> Remains {
         let words = (0..self.bytes()).step_by(WORD);
-        let ledger = self.ledger.borrow();
         Remains {
             ring: words.map(|at| self.memory.peek(at)).collect(),
             journal: self.journal.borrow().clone(),
             front_notified: self.notified.front.get(),
-            taken: ledger.taken.len(),
-            responses: ledger.responses.len(),
-            shown: [ledger.published, ledger.publishing],
+            ledger: self.ledger.borrow().clone(),
         }
     }
 
@@ -162,10 +156,7 @@ impl Shared {
         }
         self.journal.borrow_mut().clone_from(&remains.journal);
         self.notified.front.set(remains.front_notified);
-        let mut ledger = self.ledger.borrow_mut();
-        ledger.taken.truncate(remains.taken);
-        ledger.responses.truncate(remains.responses);
-        [ledger.published, ledger.publishing] = remains.shown;
+        self.ledger.borrow_mut().clone_from(&remains.ledger);
     }
 }
 
