@@ -13,12 +13,13 @@ fn destructions() -> u64 {
     comings() / 2
 }
 
-/// Rounds until the daemon has made what it makes once: threads, caches, memory of allocators.
-const WARM_UP: u64 = 20;
+/// Rounds until the daemon has made what it makes once (threads, caches), and its allocator mostly has the memory that it
+/// needs for disks to come and go: how far that is fragmented grows more and more slowly.
+const WARM_UP: u64 = 100;
 
-/// How much more memory the daemon may use in the end than after the first rounds, in bytes. A request's page that is lost
-/// in each round would be more.
-const GROWTH_MAX: usize = 1 << 20;
+/// How much more memory the daemon may use in the end than after the first rounds, in bytes for each round since: a page of
+/// a request, or the state of a ring, that is lost each time would be more.
+const GROWTH_MAX: u64 = 4096;
 
 /// Some rounds call the daemon from the script. The others are faster.
 fn connect(rig: &Rig, guest: &Domain, vdev: &str, image: &str, round: u64) -> (Disk, Frontend) {
@@ -28,12 +29,11 @@ fn connect(rig: &Rig, guest: &Domain, vdev: &str, image: &str, round: u64) -> (D
     }
 }
 
-fn assert_no_growth(rig: &Rig, before: usize) {
+fn assert_no_growth(rig: &Rig, before: usize, rounds: u64) {
     let now = rig.anonymous_memory();
-    assert!(
-        now <= before + GROWTH_MAX,
-        "it uses {now} bytes of memory, and used {before} before"
-    );
+    println!("after {rounds} rounds it uses {now} bytes of memory, and used {before} before");
+    let growth = u64::try_from(now.saturating_sub(before)).unwrap();
+    assert!(growth <= GROWTH_MAX * rounds, "it uses {growth} bytes more");
 }
 
 #[test]
@@ -50,16 +50,19 @@ fn nothing_is_left_of_disks_that_came_and_went() {
         let image = format!("{}.cow", round % 3);
         let (disk, mut frontend) = connect(&rig, &guest, "xvdb", &image, round);
         let fill = u8::try_from(round % 251).unwrap();
-        frontend.write(round % 1024 * 8, &[fill; 8192]).unwrap();
+        // Not up to the sector that is looked at.
+        frontend.write(round % 1000 * 8, &[fill; 8192]).unwrap();
         if round % 2 == 0 {
             frontend.flush().unwrap();
         }
         assert_eq!(frontend.read(8191, 512).unwrap(), base_sector(8191));
         rig.detach(&disk, frontend);
+        // A disk that does nothing gives its mapped pages back, and would not hold what it held before.
+        assert_eq!(first.read(0, 4096).unwrap(), [1; 4096]);
     }
     let (held, memory) = before.expect("it was warm");
     rig.assert_holds(&held, "with all other disks gone");
-    assert_no_growth(&rig, memory);
+    assert_no_growth(&rig, memory, comings());
     // The disk that stayed was not disturbed.
     assert_eq!(first.read(0, 4096).unwrap(), [1; 4096]);
     for image in 0..3 {
@@ -91,7 +94,7 @@ fn nothing_is_left_of_guests_that_were_destroyed_at_work() {
     }
     let (held, memory) = before.expect("it was warm");
     rig.assert_holds(&held, "with all guests gone");
-    assert_no_growth(&rig, memory);
+    assert_no_growth(&rig, memory, destructions());
     rig.assert_clear();
     rig.assert_clean("vm.cow");
     assert_no_nodes(rig.host.xenstore());
