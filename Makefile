@@ -38,7 +38,7 @@ fuzz-keep: deps-build
 # Everything against raw files and qemu-nbd, side by side: a quarter of an hour on a machine that does nothing else. Needs
 # root. BENCH_ARGS='--quick', '--only ROW', '--rounds N'.
 bench: deps-build deps-bench
-	cargo build --release --locked -p cowback -p bench
+	cargo build --release --locked -p cowback -p cowbackd -p simxen-shim -p bench
 	target/release/bench run --json target/bench/bench.json $(BENCH_ARGS)
 
 # docs/performance.md, from what `make bench` has measured.

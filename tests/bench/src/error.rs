@@ -58,6 +58,20 @@ pub enum BenchError {
     /// An image could not be driven.
     #[error(transparent)]
     Direct(#[from] DirectError),
+    /// The simulated host, or the daemon on it, did not do as it should.
+    #[error(transparent)]
+    Simulation(#[from] simxen::Error),
+    /// A daemon does not serve, or does not say what it uses.
+    #[error("process {pid} of the daemon: {problem}")]
+    Process {
+        /// Which.
+        pid: i32,
+        /// What is wrong.
+        problem: String,
+    },
+    /// A guest's request was answered with an error.
+    #[error("a request was answered with status {0}")]
+    Request(i16),
 }
 
 impl BenchError {

@@ -20,6 +20,8 @@ use crate::tool::{self, Side};
 pub enum Target<'a> {
     /// A file or block device, with io_uring, past the page cache.
     File(&'a Path),
+    /// The same, through the page cache.
+    Cached(&'a Path),
     /// An NBD server on this socket.
     Nbd(&'a Path),
 }
@@ -80,6 +82,7 @@ fn command(target: Target<'_>, depth: usize, log: &Path) -> Command {
         .arg(format!("--read_iolog={}", log.display()));
     match target {
         Target::File(_) => command.args(["--ioengine=io_uring", "--direct=1"]),
+        Target::Cached(_) => command.args(["--ioengine=io_uring", "--direct=0"]),
         Target::Nbd(socket) => command
             .arg("--ioengine=nbd")
             .arg(format!("--uri=nbd+unix:///?socket={}", socket.display())),
@@ -90,7 +93,7 @@ fn command(target: Target<'_>, depth: usize, log: &Path) -> Command {
 /// The requests as fio's log, version 2 (fio's HOWTO, "Trace file format v2").
 fn iolog(target: Target<'_>, steps: &[Step]) -> String {
     let file = match target {
-        Target::File(path) => path.display().to_string(),
+        Target::File(path) | Target::Cached(path) => path.display().to_string(),
         // fio's NBD engine gives its one "file" this name.
         Target::Nbd(_) => "nbd".to_owned(),
     };

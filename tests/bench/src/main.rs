@@ -11,6 +11,7 @@ use std::process::ExitCode;
 
 use bench::error::BenchError;
 use bench::inside;
+use bench::null::NullExecutor;
 use bench::render;
 use bench::report::{Report, Settings};
 use bench::scale::Scale;
@@ -57,6 +58,8 @@ enum Command {
     Direct(single::DirectArgs),
     /// The same with an executor that does nothing: what the engine itself costs
     Engine(single::EngineArgs),
+    /// Run the daemon over storage that does nothing; it takes cowbackd's options
+    NullDaemon(cowbackd::Options),
     /// Open one image and say what that took
     Open {
         /// The image
@@ -72,7 +75,7 @@ struct RunArgs {
     /// Only rows whose names contain this: direct-read, direct-write, direct-first-write-flush, nbd-read, nbd-write,
     /// nbd-first-write, nbd-first-write-flush, nbd-sequential-read, nbd-sequential-write, synced-first-write-bytes,
     /// space-speed, space-taken, chain-read-cpu, chain-read, open-time, open-memory, open-space, engine-read,
-    /// engine-write, engine-first-write
+    /// engine-write, engine-first-write, ring-read, ring-write, ring-cached-read, ring-cached-write, disks
     #[arg(long, value_name = "ROW")]
     only: Option<String>,
     /// Measurements of each contender
@@ -104,6 +107,7 @@ fn main() -> ExitCode {
         }),
         Command::Direct(args) => single::direct(&args),
         Command::Engine(args) => single::engine(&args),
+        Command::NullDaemon(options) => Ok(cowbackd::main(&options, NullExecutor::watching)),
         Command::Open { image } => single::open(&image),
     };
     result.unwrap_or_else(|error| {

@@ -15,12 +15,14 @@ use crate::report::{Report, Row, Target};
 use numbers::{figure, ratio};
 
 /// The parts of a report, by what the names of their rows begin with.
-const SECTIONS: [(&str, &str); 7] = [
+const SECTIONS: [(&str, &str); 9] = [
     ("direct-", "Through the executor, without a protocol"),
     ("nbd-", "Over NBD"),
     ("synced-", "What reaches the device"),
     ("space-", "Ways of taking storage"),
     ("engine-", "The engine alone"),
+    ("ring-", "From ring to ring"),
+    ("disks-", "Many disks"),
     ("chain-", "Chains"),
     ("open-", "Opening, and space"),
 ];
@@ -62,6 +64,7 @@ pub(crate) fn wanted(row: &Row, target: Target) -> String {
         Target::RatioAtLeast(bound) => format!("≥ {bound}"),
         Target::RatioAtMost(bound) => format!("≤ {bound}"),
         Target::FigureAtMost(bound) => format!("≤ {}", figure(row.unit, bound)),
+        Target::FigureAtLeast(bound) => format!("≥ {}", figure(row.unit, bound)),
     }
 }
 

@@ -120,6 +120,8 @@ pub enum Target {
     RatioAtMost(f64),
     /// Our figure is to be at most this.
     FigureAtMost(f64),
+    /// Our figure is to be at least this.
+    FigureAtLeast(f64),
 }
 
 impl Figure {
@@ -193,6 +195,7 @@ impl Row {
             Target::RatioAtLeast(bound) => ratio? >= bound,
             Target::RatioAtMost(bound) => ratio? <= bound,
             Target::FigureAtMost(bound) => self.ours.median <= bound,
+            Target::FigureAtLeast(bound) => self.ours.median >= bound,
         })
     }
 }
@@ -223,6 +226,8 @@ mod tests {
                 .is_met()
         };
         assert_eq!((figure(1000.0), figure(1000.5)), (Some(true), Some(false)));
+        let at_least = |ours| row(ours, 1.0).wanting(Target::FigureAtLeast(5.0)).is_met();
+        assert_eq!((at_least(5.0), at_least(4.9)), (Some(true), Some(false)));
         assert_eq!(row(1.0, 2.0).is_met(), None);
     }
 

@@ -21,6 +21,15 @@ pub struct Scale {
     pub synced_writes: u64,
     /// Requests for each figure of the engine alone.
     pub engine_requests: u64,
+    /// Requests for each figure from ring to ring.
+    #[serde(default)]
+    pub ring_requests: u64,
+    /// Disks attached to one daemon.
+    #[serde(default)]
+    pub disks: usize,
+    /// How many of them are busy at once.
+    #[serde(default)]
+    pub busy_disks: usize,
     /// The disk that is opened.
     pub opened_disk: u64,
     /// How much of it is allocated.
@@ -38,6 +47,9 @@ impl Scale {
         first_writes: 16_384,
         synced_writes: 2_048,
         engine_requests: 1_000_000,
+        ring_requests: 1_000_000,
+        disks: 1_000,
+        busy_disks: 100,
         opened_disk: 1 << 40,
         opened_allocated: 10 << 30,
     };
@@ -52,6 +64,9 @@ impl Scale {
         first_writes: 1_024,
         synced_writes: 128,
         engine_requests: 20_000,
+        ring_requests: 20_000,
+        disks: 40,
+        busy_disks: 10,
         opened_disk: 1 << 40,
         opened_allocated: 10 << 30,
     };

@@ -7,7 +7,7 @@ use crate::error::{BenchError, Result};
 use crate::report::{Report, Row, Settings};
 use crate::server::QemuAio;
 use crate::site::{LoopDevice, Scratch, Site, SiteKind};
-use crate::{alone, chain, host, opening, space, strategies, throughput, tool};
+use crate::{alone, chain, disks, host, opening, rings, space, strategies, throughput, tool};
 
 /// What to measure.
 pub struct Plan<'a> {
@@ -43,6 +43,10 @@ pub fn run(plan: &Plan<'_>) -> Result<Report> {
     }
     let alone = alone::measure(&settings.scale, settings.rounds, *only, &scratch);
     add(&mut report, "the engine alone", alone);
+    let rings = rings::measure(&settings.scale, settings.rounds, *only, &scratch);
+    add(&mut report, "from ring to ring", rings);
+    let disks = disks::measure(&settings.scale, settings.rounds, *only, &scratch);
+    add(&mut report, "many disks", disks);
     if let (Some(only), true) = (only, report.rows.is_empty() && report.failures.is_empty()) {
         return Err(BenchError::NoSuchRow((*only).to_owned()));
     }
