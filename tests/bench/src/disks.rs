@@ -164,12 +164,16 @@ fn keep_busy(guests: &mut [Guest]) -> Result<Vec<usize>> {
         put(guest, DEPTH)?;
     }
     let begun = Instant::now();
+    let mut first = 0;
     while begun.elapsed() < BUSY {
-        for (guest, answered) in guests.iter_mut().zip(&mut answered) {
-            let taken = guest.take()?;
-            *answered += taken;
-            put(guest, taken)?;
+        // Each look at all of them begins with another one: else those at the end would always come when the worker has just
+        // begun its next round, since both go in the same order.
+        for number in (first..guests.len()).chain(0..first) {
+            let taken = guests[number].take()?;
+            answered[number] += taken;
+            put(&mut guests[number], taken)?;
         }
+        first = (first + 1) % guests.len();
     }
     // Before the next round everything is answered.
     for guest in guests {
