@@ -69,6 +69,9 @@ pub enum BenchError {
         /// What is wrong.
         problem: String,
     },
+    /// The daemon's worker cannot be watched.
+    #[error("no profile of the worker: {0}")]
+    NoProfile(String),
     /// A guest's request was answered with an error.
     #[error("a request was answered with status {0}")]
     Request(i16),

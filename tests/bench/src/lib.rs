@@ -3,6 +3,7 @@
 //! - [`pattern`]: what is asked of every contender; [`fio`] and [`direct`] ask it.
 //! - [`contender`], [`server`]: who is measured, and how each is set up; [`site`]: where.
 //! - [`throughput`], [`alone`], [`chain`], [`opening`], [`space`]: what is measured; [`suite`] does all of it.
+//! - [`rings`], [`disks`], [`profile`]: the same of the whole daemon, on a simulated host ([`rig`]).
 //! - [`xen`]: the same for disks of guests on Xen, which `tests/xen/bench` measures.
 //! - [`report`], [`render`]: what was found, and how it is shown.
 
@@ -23,6 +24,7 @@ pub mod inside;
 pub mod null;
 pub mod opening;
 pub mod pattern;
+pub mod profile;
 pub mod render;
 pub mod report;
 pub mod rig;

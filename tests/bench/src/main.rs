@@ -75,7 +75,8 @@ struct RunArgs {
     /// Only rows whose names contain this: direct-read, direct-write, direct-first-write-flush, nbd-read, nbd-write,
     /// nbd-first-write, nbd-first-write-flush, nbd-sequential-read, nbd-sequential-write, synced-first-write-bytes,
     /// space-speed, space-taken, chain-read-cpu, chain-read, open-time, open-memory, open-space, engine-read,
-    /// engine-write, engine-first-write, ring-read, ring-write, ring-cached-read, ring-cached-write, disks
+    /// engine-write, engine-first-write, ring-read, ring-write, ring-cached-read, ring-cached-write,
+    /// ring-profile-read, ring-profile-write, ring-profile-cached-read, disks
     #[arg(long, value_name = "ROW")]
     only: Option<String>,
     /// Measurements of each contender

@@ -15,13 +15,14 @@ use crate::report::{Report, Row, Target};
 use numbers::{figure, ratio};
 
 /// The parts of a report, by what the names of their rows begin with.
-const SECTIONS: [(&str, &str); 9] = [
+const SECTIONS: [(&str, &str); 10] = [
     ("direct-", "Through the executor, without a protocol"),
     ("nbd-", "Over NBD"),
     ("synced-", "What reaches the device"),
     ("space-", "Ways of taking storage"),
     ("engine-", "The engine alone"),
     ("ring-", "From ring to ring"),
+    ("ring-profile-", "The worker's time, from ring to ring"),
     ("disks-", "Many disks"),
     ("chain-", "Chains"),
     ("open-", "Opening, and space"),
@@ -71,7 +72,8 @@ pub(crate) fn wanted(row: &Row, target: Target) -> String {
 fn section_of(row: &Row) -> &'static str {
     let named = SECTIONS
         .iter()
-        .find(|(prefix, _)| row.id.starts_with(prefix));
+        .filter(|(prefix, _)| row.id.starts_with(prefix))
+        .max_by_key(|(prefix, _)| prefix.len());
     named.map_or("Others", |(_, section)| section)
 }
 

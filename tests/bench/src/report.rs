@@ -97,6 +97,8 @@ pub enum Unit {
     NanosecondsPerRequest,
     /// Nanoseconds.
     Nanoseconds,
+    /// Hundredths of a whole.
+    Percent,
 }
 
 /// What was measured of one contender.

@@ -9,7 +9,7 @@ use std::time::Duration;
 use simxen::{Daemon, DaemonCommand, DiskSpec, Domain, Frontend, FrontendOptions, Host, Hotplug};
 
 pub use guest::Guest;
-pub use usage::{Usage, worker_cpu};
+pub use usage::{Usage, worker_cpu, worker_thread};
 
 use crate::error::{BenchError, Result};
 

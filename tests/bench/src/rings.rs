@@ -5,6 +5,7 @@
 //! those of the simulated event channels among them; the guest's own is not in it.
 
 use std::path::Path;
+use std::time::Duration;
 
 use blockio::image::{CreateOptions, create};
 
@@ -98,16 +99,8 @@ fn over_nothing(
     rounds: usize,
     scratch: &Scratch,
 ) -> Result<Vec<Sample>> {
-    let image = scratch.path("ring.cow");
-    make_image(&image, NULL_DISK)?;
-    let rig = Rig::start(Storage::Null, scratch.folder())?;
-    let mut guest = rig.attach(&rig.domain(1)?, &image, 0)?;
-    // All blocks that are used are allocated: reads go to storage, and writes need no commit.
-    guest.run(&steps(Direction::Write, requests, NULL_DISK), DEPTH)?;
-    let steps = steps(direction, requests, NULL_DISK);
-    (0..rounds)
-        .map(|_| sample(&rig, &mut guest, &steps))
-        .collect()
+    let mut driven = Driven::over_nothing(direction, requests, scratch)?;
+    (0..rounds).map(|_| driven.sample()).collect()
 }
 
 /// Gives ours, and fio's requests in a second, of each round.
@@ -117,33 +110,96 @@ fn over_page_cache(
     rounds: usize,
     scratch: &Scratch,
 ) -> Result<(Vec<Sample>, Vec<f64>)> {
-    let (image, raw) = (scratch.path("ring.cow"), scratch.path("ring.raw"));
-    make_image(&image, span)?;
-    let requests = span / 4096;
-    let rig = Rig::start(Storage::Files, scratch.folder())?;
-    let mut guest = rig.attach(&rig.domain(1)?, &image, 0)?;
-    guest.run(&steps(Direction::Write, requests, span), DEPTH)?;
+    let mut driven = Driven::over_page_cache(direction, span, scratch)?;
+    let raw = scratch.path("ring.raw");
     fill(&raw, span)?;
-    let steps = steps(direction, requests, span);
     let (mut ours, mut theirs) = (Vec::new(), Vec::new());
     for _ in 0..rounds {
-        ours.push(sample(&rig, &mut guest, &steps)?);
+        ours.push(driven.sample()?);
         let log = scratch.path("ring.iolog");
-        let measured = fio::run(fio::Target::Cached(&raw), &steps, DEPTH, &log)?;
+        let measured = fio::run(fio::Target::Cached(&raw), &driven.steps, DEPTH, &log)?;
         theirs.push(measured.requests_per_second());
     }
     Ok((ours, theirs))
 }
 
-fn sample(rig: &Rig, guest: &mut Guest, steps: &[Step]) -> Result<Sample> {
-    let before = worker_cpu(rig.pid())?;
-    let elapsed = guest.run(steps, DEPTH)?;
-    let cpu = worker_cpu(rig.pid())?.saturating_sub(before);
-    let count = steps.len() as f64;
-    Ok(Sample {
-        requests_per_second: count / elapsed.as_secs_f64(),
-        cpu_ns: cpu.as_nanos() as f64 / count,
-    })
+/// A daemon and a guest that makes a list of requests, as often as it is told to.
+pub(crate) struct Driven {
+    guest: Guest,
+    rig: Rig,
+    steps: Vec<Step>,
+}
+
+impl Driven {
+    /// Over storage that does nothing.
+    ///
+    /// # Errors
+    /// If the daemon does not serve.
+    pub(crate) fn over_nothing(
+        direction: Direction,
+        requests: u64,
+        scratch: &Scratch,
+    ) -> Result<Self> {
+        Self::start(Storage::Null, direction, requests, NULL_DISK, scratch)
+    }
+
+    /// Over a file of `span` bytes in the page cache.
+    ///
+    /// # Errors
+    /// If the daemon does not serve.
+    pub(crate) fn over_page_cache(
+        direction: Direction,
+        span: u64,
+        scratch: &Scratch,
+    ) -> Result<Self> {
+        Self::start(Storage::Files, direction, span / 4096, span, scratch)
+    }
+
+    fn start(
+        storage: Storage,
+        direction: Direction,
+        requests: u64,
+        size: u64,
+        scratch: &Scratch,
+    ) -> Result<Self> {
+        let image = scratch.path("ring.cow");
+        make_image(&image, size)?;
+        let rig = Rig::start(storage, scratch.folder())?;
+        let mut guest = rig.attach(&rig.domain(1)?, &image, 0)?;
+        // All blocks that are used are allocated: reads go to storage, and writes need no commit.
+        guest.run(&steps(Direction::Write, requests, size), DEPTH)?;
+        let steps = steps(direction, requests, size);
+        Ok(Self { guest, rig, steps })
+    }
+
+    /// The daemon's process.
+    pub(crate) fn pid(&self) -> i32 {
+        self.rig.pid()
+    }
+
+    /// How many requests [`Self::run`] makes.
+    pub(crate) fn requests(&self) -> usize {
+        self.steps.len()
+    }
+
+    /// Makes all requests; gives how long that took.
+    ///
+    /// # Errors
+    /// If one fails.
+    pub(crate) fn run(&mut self) -> Result<Duration> {
+        self.guest.run(&self.steps, DEPTH)
+    }
+
+    fn sample(&mut self) -> Result<Sample> {
+        let before = worker_cpu(self.pid())?;
+        let elapsed = self.run()?;
+        let cpu = worker_cpu(self.pid())?.saturating_sub(before);
+        let count = self.steps.len() as f64;
+        Ok(Sample {
+            requests_per_second: count / elapsed.as_secs_f64(),
+            cpu_ns: cpu.as_nanos() as f64 / count,
+        })
+    }
 }
 
 fn steps(direction: Direction, count: u64, span: u64) -> Vec<Step> {

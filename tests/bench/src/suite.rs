@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use crate::contender::{Contender, State, Surroundings};
 use crate::error::{BenchError, Result};
+use crate::profile::Profile;
 use crate::report::{Report, Row, Settings};
 use crate::server::QemuAio;
 use crate::site::{LoopDevice, Scratch, Site, SiteKind};
@@ -45,6 +46,11 @@ pub fn run(plan: &Plan<'_>) -> Result<Report> {
     add(&mut report, "the engine alone", alone);
     let rings = rings::measure(&settings.scale, settings.rounds, *only, &scratch);
     add(&mut report, "from ring to ring", rings);
+    let is_wanted = |profile: &Profile| only.is_none_or(|only| profile.id().contains(only));
+    for profile in Profile::ALL.into_iter().filter(is_wanted) {
+        let rows = profile.measure(&settings.scale, &scratch);
+        add(&mut report, profile.id(), rows);
+    }
     let disks = disks::measure(&settings.scale, settings.rounds, *only, &scratch);
     add(&mut report, "many disks", disks);
     if let (Some(only), true) = (only, report.rows.is_empty() && report.failures.is_empty()) {

@@ -15,6 +15,7 @@ pub(crate) fn figure(unit: Unit, value: f64) -> String {
         Unit::InstructionsPerRequest => format!("{} instructions", grouped(value)),
         Unit::NanosecondsPerRequest => format!("{} ns", grouped(value)),
         Unit::Nanoseconds => format!("{:.1} ms", value / 1e6),
+        Unit::Percent => format!("{value:.1} %"),
     }
 }
 
@@ -56,5 +57,6 @@ mod tests {
         assert_eq!(figure(Unit::RequestsPerSecond, 98_123.4), "98,123/s");
         assert_eq!(figure(Unit::Bytes, 1_572_864.0), "1.50 MiB");
         assert_eq!(figure(Unit::Nanoseconds, 12_340_000.0), "12.3 ms");
+        assert_eq!(figure(Unit::Percent, 25.04), "25.0 %");
     }
 }

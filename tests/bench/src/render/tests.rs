@@ -38,6 +38,20 @@ fn the_document_has_all_figures_of_the_report() {
 }
 
 #[test]
+fn a_row_is_in_the_section_that_fits_its_name_best() {
+    let section = |id: &str| {
+        let figure = crate::report::Figure::new("ours", vec![1.0]);
+        section_of(&Row::of(id, "work", crate::report::Unit::Percent, figure))
+    };
+    assert_eq!(section("ring-cached-read"), "From ring to ring");
+    assert_eq!(
+        section("ring-profile-cached-read"),
+        "The worker's time, from ring to ring"
+    );
+    assert_eq!(section("something"), "Others");
+}
+
+#[test]
 fn a_smoke_test_cannot_be_taken_for_a_measurement() {
     let mut report = fixture::report();
     report.settings.quick = true;

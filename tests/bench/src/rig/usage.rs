@@ -62,6 +62,22 @@ pub fn worker_cpu(pid: i32) -> Result<Duration> {
     threads(pid, |name| name.starts_with("worker-"))
 }
 
+/// The thread of the daemon's first worker.
+///
+/// # Errors
+/// If there is none.
+pub fn worker_thread(pid: i32) -> Result<i32> {
+    let folder = format!("/proc/{pid}/task");
+    let threads = fs::read_dir(&folder).map_err(BenchError::io(format!("list {folder}")))?;
+    threads
+        .flatten()
+        .filter(|thread| {
+            fs::read_to_string(thread.path().join("comm")).is_ok_and(|name| name == "worker-0\n")
+        })
+        .find_map(|thread| thread.file_name().to_str()?.parse().ok())
+        .ok_or_else(|| unusable(pid, "no thread called worker-0"))
+}
+
 /// CPU time of the threads with certain names (`Documentation/scheduler/sched-stats.rst` of Linux).
 fn threads(pid: i32, is_wanted: impl Fn(&str) -> bool) -> Result<Duration> {
     let folder = format!("/proc/{pid}/task");
