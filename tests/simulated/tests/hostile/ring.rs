@@ -248,6 +248,54 @@ fn a_full_ring_is_taken_in_turns() {
 
 /// A guest whose every request is refused gets its answers at once, and room for more requests with each: the worker must
 /// leave its ring all the same.
+/// Ends an attack with the test, however that ends.
+struct Ends<'t>(&'t AtomicBool);
+
+impl Drop for Ends<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
+#[test]
+fn a_ring_that_is_always_full() {
+    let mut scene = Scene::start();
+    let mut attacker = scene.connect(FrontendOptions {
+        ring_order: 4,
+        ..options()
+    });
+    let (begun, stop) = (AtomicBool::new(false), AtomicBool::new(false));
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            // What is in the slots does not matter, so nothing has to be written there: whatever is answered makes room for
+            // as much.
+            let ring = attacker.frontend.ring(0);
+            let size = ring.entry_count();
+            for round in 0_u32.. {
+                let answered = ring.response_producer();
+                ring.set_request_producer(answered.wrapping_add(size));
+                // If the worker did come to the end, since this thread had no processor for a while.
+                if round.is_multiple_of(1 << 12) {
+                    ring.channel().notify();
+                }
+                begun.fetch_or(answered > size, Ordering::Relaxed);
+                if stop.load(Ordering::Relaxed) {
+                    return;
+                }
+            }
+        });
+        let _ends = Ends(&stop);
+        while !begun.load(Ordering::Relaxed) {
+            std::thread::yield_now();
+        }
+        for _ in 0..20 {
+            scene.bystander.check();
+        }
+    });
+    assert!(scene.listed("rejected").as_u64() > Some(512));
+    scene.finish();
+}
+
 #[test]
 fn a_ring_that_is_never_empty() {
     let mut scene = Scene::start();
@@ -278,10 +326,10 @@ fn a_ring_that_is_never_empty() {
                 ring.set_request_producer(produced);
             }
         });
+        let _ends = Ends(&stop);
         for _ in 0..50 {
             scene.bystander.check();
         }
-        stop.store(true, Ordering::Relaxed);
     });
     assert!(scene.listed("rejected").as_u64() > Some(512));
     let lines = scene.log_lines();

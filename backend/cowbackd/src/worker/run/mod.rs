@@ -50,6 +50,8 @@ pub(super) struct Worker {
     numbers: HashMap<DeviceId, usize>,
     /// Vbds with something to settle after this round of events.
     touched: Vec<usize>,
+    /// Rounds so far.
+    rounds: usize,
     /// Rings that may hold more requests than were taken in this round, as vbd and queue.
     backlog: Vec<(usize, usize)>,
     /// Rings that were found empty, and whose frontends were not asked to notify yet.
@@ -81,6 +83,7 @@ impl Worker {
             next_number: 0,
             numbers: HashMap::new(),
             touched: Vec::new(),
+            rounds: 0,
             backlog: Vec::new(),
             awake: Vec::new(),
             patience: Patience::default(),
@@ -340,6 +343,12 @@ impl Worker {
         let mut touched = std::mem::take(&mut self.touched);
         touched.sort_unstable();
         touched.dedup();
+        self.rounds = self.rounds.wrapping_add(1);
+        if !touched.is_empty() {
+            // Who is answered last has the least time to ask for more before the next round, so it is somebody else each time.
+            let first = self.rounds % touched.len();
+            touched.rotate_left(first);
+        }
         for number in touched.drain(..) {
             self.settle_vbd(number);
         }

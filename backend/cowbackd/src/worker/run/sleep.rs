@@ -15,6 +15,8 @@ impl Worker {
     /// Gathers what has happened. Looks at the rings for a while, and sleeps when there is nothing to do.
     pub(super) fn wait(&mut self, events: &mut Vec<Event>) -> io::Result<()> {
         if !self.backlog.is_empty() {
+            // Somebody always has more. Those that are awake were not asked to notify, so they are looked at here, or never.
+            self.find_awake_with(Vbd::has_requests);
             return self.executor.poll(events);
         }
         let watch = self.patience.watch();
