@@ -7,7 +7,7 @@ SHELL := /bin/bash
 nextest := $(shell command -v cargo-nextest 2> /dev/null)
 scripts := $(shell git ls-files --cached --others --exclude-standard | xargs -r grep -lE '^\#!.*\b(ba)?sh$$|^\# shellcheck shell=' -- 2> /dev/null)
 
-.PHONY: build demo check test xen-test xen-shell crash fuzz fuzz-keep hotplug-test bench bench-report xen-bench xen-bench-report deps deps-build deps-check deps-xen deps-bench fmt clippy unit-test shellcheck
+.PHONY: build demo check test xen-test xen-test-programs xen-shell crash fuzz fuzz-keep hotplug-test bench bench-report xen-bench xen-bench-report deps deps-build deps-check deps-xen deps-bench fmt clippy unit-test shellcheck
 
 build: deps-build
 	cargo build --release --locked -p cowback -p cowbackd
@@ -63,9 +63,13 @@ xen-bench-report:
 hotplug-test:
 	tests/hotplug/run
 
-xen-test: build deps-xen
-	cargo build --release --locked -p powerfail
+xen-test: build deps-xen xen-test-programs
 	tests/xen/run
+
+# What cases run in dom0 beside the product.
+xen-test-programs: deps-build
+	cargo build --release --locked -p powerfail
+	cargo build --release --locked -p xengnttab --example map_or_copy
 
 # dom0's console with the product installed, to look around.
 xen-shell: build deps-xen

@@ -7,8 +7,9 @@ release=${CARGO_TARGET_DIR:-$repo/target}/release
 # product_check: there is something to test, and it is newer than nothing: no case is ever skipped for lack of it.
 product_check() {
     local file
-    [ "$mode" != tests ] || [ -f "$release/powerfail" ] ||
-        die "$release/powerfail is missing: run cargo build --release -p powerfail first"
+    for file in "$release/powerfail" "$release/examples/map_or_copy"; do
+        [ "$mode" != tests ] || [ -f "$file" ] || die "$file is missing: run make xen-test-programs first"
+    done
     for file in "$release/cowback" "$release/cowbackd" "$repo/hotplug-scripts/block-cow" \
         "$repo/packaging/cowbackd.service"; do
         [ -f "$file" ] || die "$file is missing: run cargo build --release first"
@@ -40,8 +41,8 @@ make_share() {
         done
     done
     [ -n "$(ls "$share/cases")" ] || die "no case matches: $*"
-    # One of the cases runs it; it is no part of the product.
-    cp "$release/powerfail" "$share/product/"
+    # Cases run them; they are no part of the product.
+    cp "$release/powerfail" "$release/examples/map_or_copy" "$share/product/"
 }
 
 # run_emulated_machine: boots, shows progress as it comes, and ends when dom0 powers off or hangs.
