@@ -246,8 +246,6 @@ fn a_full_ring_is_taken_in_turns() {
     scene.finish();
 }
 
-/// A guest whose every request is refused gets its answers at once, and room for more requests with each: the worker must
-/// leave its ring all the same.
 /// Ends an attack with the test, however that ends.
 struct Ends<'t>(&'t AtomicBool);
 
@@ -257,6 +255,8 @@ impl Drop for Ends<'_> {
     }
 }
 
+/// The worker always has something left to do, and must look at other rings all the same. (Without that this takes several
+/// times as long, but ends: whenever the attacker has no processor, the worker does come to the end of its ring.)
 #[test]
 fn a_ring_that_is_always_full() {
     let mut scene = Scene::start();
@@ -296,6 +296,8 @@ fn a_ring_that_is_always_full() {
     scene.finish();
 }
 
+/// A guest whose every request is refused gets its answers at once, and room for more requests with each: the worker must
+/// leave its ring all the same.
 #[test]
 fn a_ring_that_is_never_empty() {
     let mut scene = Scene::start();
