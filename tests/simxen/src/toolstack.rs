@@ -141,7 +141,10 @@ impl<'h> Toolstack<'h> {
     ) -> Result<()> {
         for disk in disks {
             disk.xenstore().rm(disk.frontend_path())?;
-            self.detach(disk)?;
+            // libxl goes through the devices that are in xenstore, so one that was detached before is not among them.
+            if disk.xenstore().read(&disk.backend_node("state")).is_some() {
+                self.detach(disk)?;
+            }
         }
         self.host.vanish_domain(domain)
     }
