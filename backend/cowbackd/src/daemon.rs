@@ -12,6 +12,7 @@ use xenstore_rs::tokio::XsTokio;
 use crate::control;
 use crate::devices::Devices;
 use crate::inheritance::{Inheritance, InheritanceError};
+use crate::sole::{Sole, SoleError};
 use crate::worker::{WorkerHandle, accepted, advertised};
 use crate::{OpenExecutor, Options};
 
@@ -31,6 +32,9 @@ pub(crate) enum DaemonError {
         #[source]
         cause: io::Error,
     },
+    /// The runtime directory is another daemon's.
+    #[error(transparent)]
+    Sole(#[from] SoleError),
     /// The control socket cannot be made.
     #[error("{}: cannot listen for the control API: {cause}", path.display())]
     Control {
@@ -66,6 +70,7 @@ async fn serve(options: &Options, open_executor: OpenExecutor) -> Result<(), Dae
     // Before anything is opened, so that an early signal is not lost.
     let mut terminate = signal(SignalKind::terminate()).map_err(failed("wait for signals"))?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(failed("wait for signals"))?;
+    let _sole = Sole::become_in(&options.runtime_dir)?;
     let listener = control::listen(&options.runtime_dir)?;
     let inheritance = Inheritance::find(&options.runtime_dir)?;
     let queues_max = queues_max(options);

@@ -9,6 +9,7 @@ mod devices;
 mod images;
 mod inheritance;
 mod logging;
+mod sole;
 mod target;
 mod worker;
 

@@ -1,6 +1,8 @@
 //! The daemon stops and another one takes over; the guests do not notice.
 
 use std::os::unix::fs::FileExt;
+use std::process::Stdio;
+use std::time::Instant;
 
 use simulated::{PATIENCE, Rig, base_sector};
 use simxen::Request;
@@ -128,6 +130,39 @@ fn a_second_daemon_does_not_start() {
     assert_eq!(output.status.code(), Some(1));
     let log = String::from_utf8_lossy(&output.stderr).into_owned();
     assert!(log.contains("another cowbackd is running"), "{log}");
+}
+
+/// Whichever comes first stays, and the others harm nothing.
+#[test]
+fn of_daemons_that_start_at_once_one_stays() {
+    let mut rig = Rig::start();
+    let guest = rig.guest(1);
+    let (disk, mut frontend) = rig.connect(&guest, "xvda", "vm.cow");
+    frontend.write(0, &[1; 4096]).unwrap();
+    rig.daemon.kill().unwrap();
+    for _ in 0..5 {
+        let start = || {
+            let mut command = rig.host.command(rig_binary()).unwrap();
+            command.arg("--runtime-dir").arg(rig.path("run"));
+            command.stderr(Stdio::null()).spawn().unwrap()
+        };
+        let mut running = vec![start(), start(), start()];
+        let begun = Instant::now();
+        while running.len() > 1 {
+            running.retain_mut(|daemon| daemon.try_wait().unwrap().is_none());
+            assert!(begun.elapsed() < PATIENCE, "{} stay", running.len());
+            std::thread::yield_now();
+        }
+        assert_eq!(frontend.read(0, 4096).unwrap(), [1; 4096]);
+        let [last] = &mut running[..] else {
+            panic!("none stays")
+        };
+        last.kill().unwrap();
+        last.wait().unwrap();
+    }
+    rig.daemon.restart().unwrap();
+    rig.detach(&disk, frontend);
+    rig.assert_clear();
 }
 
 fn rig_binary() -> std::path::PathBuf {

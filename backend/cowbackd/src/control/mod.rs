@@ -27,17 +27,10 @@ const SOCKET: &str = "control.sock";
 /// Makes the control socket, for root only. One that an earlier daemon left behind is replaced.
 pub(crate) fn listen(runtime_dir: &Path) -> Result<UnixListener, DaemonError> {
     let path = runtime_dir.join(SOCKET);
-    try_listen(runtime_dir, &path).map_err(|cause| DaemonError::Control { path, cause })
+    try_listen(&path).map_err(|cause| DaemonError::Control { path, cause })
 }
 
-fn try_listen(runtime_dir: &Path, path: &Path) -> io::Result<UnixListener> {
-    fs::create_dir_all(runtime_dir)?;
-    if std::os::unix::net::UnixStream::connect(path).is_ok() {
-        return Err(io::Error::new(
-            io::ErrorKind::AddrInUse,
-            "another cowbackd is running",
-        ));
-    }
+fn try_listen(path: &Path) -> io::Result<UnixListener> {
     match fs::remove_file(path) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
         _ => {}
