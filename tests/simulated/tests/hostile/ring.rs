@@ -7,8 +7,8 @@ use simulated::{PATIENCE, options};
 use simxen::frontend::FrontRing;
 use simxen::{Abi, FrontendOptions};
 
-use crate::attacker::{ERROR, OKAY, WRITE, whole};
-use crate::scene::{BOTH_WAYS, Scene};
+use crate::attacker::{ERROR, OKAY, READ, WRITE, whole};
+use crate::scene::{BOTH_WAYS, Scene, plain};
 
 /// Bytes of a slot that no answer covers: from the sector on.
 const BEHIND_ANSWER: usize = 16;
@@ -255,8 +255,47 @@ impl Drop for Ends<'_> {
     }
 }
 
-/// The worker always has something left to do, and must look at other rings all the same. (Without that this takes several
-/// times as long, but ends: whenever the attacker has no processor, the worker does come to the end of its ring.)
+/// Half a gigabyte asked for at once. The worker has something left to do all that time, and must look at other rings after
+/// each turn; and a turn must be no longer than what a turn of small requests takes.
+#[test]
+fn a_ring_full_of_large_requests() {
+    let mut scene = Scene::start();
+    let mut attacker = scene.connect(FrontendOptions {
+        ring_order: 4,
+        ..plain(true)
+    });
+    let page = attacker.page(0);
+    let largest = attacker.indirect(READ, 0, &[whole(page.grant); 256]);
+    let ring = attacker.frontend.ring(0);
+    let size = ring.entry_count();
+    for index in 0..size {
+        ring.write_entry(index, &largest);
+    }
+    ring.set_request_producer(size);
+    ring.channel().notify();
+    // What the attacker got for each request of the other guest.
+    let mut meanwhile = Vec::new();
+    loop {
+        let before = ring.response_producer();
+        scene.bystander.look();
+        let after = ring.response_producer();
+        if after == size {
+            break;
+        }
+        if before > 0 {
+            meanwhile.push(after - before);
+        }
+    }
+    assert!(meanwhile.len() >= 10, "{meanwhile:?}");
+    meanwhile.sort_unstable();
+    let median = meanwhile[meanwhile.len() / 2];
+    // A few turns of four requests each, which have 1024 segments.
+    assert!(median <= 32, "{meanwhile:?}");
+    scene.finish();
+}
+
+/// The worker always has something left to do, for ever. (Not looking at other rings meanwhile would make this slow, and not
+/// fail: whenever the attacker has no processor, the worker does come to the end of its ring.)
 #[test]
 fn a_ring_that_is_always_full() {
     let mut scene = Scene::start();
