@@ -302,8 +302,8 @@ impl Machine {
             State::Connected => self.inherited,
             _ => false,
         };
-        self.broken.is_none()
-            && self.write_failure.is_none()
+        // With something broken, the device is on its way through 5 and 6, and not ready.
+        self.write_failure.is_none()
             && self.hotplug_connected()
             && (self.online() && ready || self.adoptable_while_detaching())
     }
