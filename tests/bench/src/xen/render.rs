@@ -1,5 +1,6 @@
 //! The report of Xen as tables for the terminal, and as a document.
 
+mod reach;
 #[cfg(test)]
 mod tests;
 
@@ -43,6 +44,10 @@ pub fn tables(report: &XenReport) -> String {
         }
     }
     text.push_str(&format!("\n## Targets\n\n{}", targets(&report.rows)));
+    text.push_str(&format!(
+        "\n## What is in reach\n\n{}",
+        reach::section(&report.rows, grid)
+    ));
     text.push_str(&format!(
         "\n## Entering the kernel and Xen\n\n{}",
         entries(&report.counts)

@@ -71,6 +71,10 @@ fn each_work_is_a_line_with_all_contenders() {
     assert!(text.contains("| 10.00 s "), "{text}");
     assert!(text.contains("\ntargets met: 20 of 22\n"), "{text}");
     assert_eq!(
+        line("| 1 vcpu | qdisk qcow2 "),
+        "| 1 vcpu | qdisk qcow2 | 100/s | ≥ 3 | 1.00 | 1.00 | 1.00 | 1.00 |"
+    );
+    assert_eq!(
         line("| 4 KiB random reads, depth 1 | cowback "),
         "| 4 KiB random reads, depth 1 | cowback | 2.0: (to-kernel-worker) 2.0, io_uring_enter 2.0 | 4.0: iret 4.0 |"
     );
