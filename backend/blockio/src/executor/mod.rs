@@ -152,7 +152,8 @@ pub trait Executor {
     fn poll(&mut self, events: &mut Vec<Event>) -> io::Result<()>;
 
     /// Starts what was submitted and waits until at least one event can be appended to `events`, or until `timeout`
-    /// has passed (`None` is forever).
+    /// has passed (`None` is forever). With a timeout it may also return earlier without any event, when an operation had to
+    /// go on or the wait was interrupted.
     ///
     /// # Errors
     ///

@@ -36,6 +36,11 @@ impl Pace {
         self.since = (left > 0).then_some(now);
     }
 
+    /// What happens until operations are [`busy`](Self::busy) again is not seen.
+    pub(super) fn pause(&mut self) {
+        self.since = None;
+    }
+
     /// How long to wait for `count` completions before one is enough: half as long as so many take at this pace.
     pub(super) fn bound(&self, count: usize) -> Duration {
         let count = u32::try_from(count).unwrap_or(u32::MAX);
@@ -74,6 +79,20 @@ mod tests {
             BOUND_MAX
         );
         assert_eq!(steady(100, 1, Duration::from_nanos(1)).bound(2), BOUND_MIN);
+    }
+
+    #[test]
+    fn time_that_was_not_seen_does_not_count() {
+        let mut now = Instant::now();
+        let mut pace = Pace::default();
+        for _ in 0..100 {
+            pace.busy(now);
+            now += Duration::from_micros(50);
+            pace.completed(now, 1, 10);
+            pace.pause();
+            now += Duration::from_secs(1);
+        }
+        assert!(pace.bound(1) <= Duration::from_micros(50));
     }
 
     #[test]

@@ -235,9 +235,14 @@ impl UringExecutor {
         }
         self.reaped = reaped;
         let completed = in_flight.saturating_sub(self.tasks.len());
-        if completed > 0 {
-            self.pace
-                .completed(Instant::now(), completed, self.tasks.len());
+        if in_flight / AWAITED_SHARE > 1 {
+            if completed > 0 {
+                self.pace
+                    .completed(Instant::now(), completed, self.tasks.len());
+            }
+        } else {
+            // Never more than one is waited for, and so the clock is not asked.
+            self.pace.pause();
         }
     }
 
@@ -373,14 +378,13 @@ impl Executor for UringExecutor {
 
     fn wait(&mut self, timeout: Option<Duration>, events: &mut Vec<Event>) -> io::Result<()> {
         let before = events.len();
-        let deadline = timeout.and_then(|timeout| Instant::now().checked_add(timeout));
         loop {
             self.queue_waiting();
             let nothing_yet = self.settled.is_empty() && self.ring.completion().is_empty();
-            let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
-            self.enter(nothing_yet.then_some(left))?;
+            self.enter(nothing_yet.then_some(timeout))?;
             self.reap(events);
-            if events.len() > before || left.is_some_and(|left| left.is_zero()) {
+            // How much of the timeout is left is not found out, since the clock may cost a call to the kernel.
+            if events.len() > before || timeout.is_some() {
                 return Ok(());
             }
         }
