@@ -32,6 +32,7 @@ make_share() {
     echo "$mode" > "$share/mode"
     echo "$case_timeout_s" > "$share/case-timeout-s"
     [ -z "${COMINGS:-}" ] || echo "$COMINGS" > "$share/comings"
+    [ -z "${DESTRUCTIONS:-}" ] || echo "$DESTRUCTIONS" > "$share/destructions"
     touch "$share/out/progress"
     [ "$mode" = tests ] || return 0
     for file in "$xen_tests"/cases/*.sh; do
