@@ -1,7 +1,8 @@
 //! Serves one disk to any number of NBD clients, on a worker thread that may serve other disks too.
 //!
-//! An [`Export`] has no thread of its own: whoever owns the executor hands it the events that are about it, and lets it
-//! [settle](Export::settle) after each round. [`run`] is that owner for a process with one export.
+//! [`Clients`] have neither a thread nor a disk of their own: whoever owns the executor and the disk hands them the events that
+//! are about them, and lets them [settle](Clients::settle) after each round. So a disk can have other users besides, such as
+//! a guest. An [`Export`] is a disk that has only such clients, and [`run`] the loop of a process with one export.
 //!
 //! ```text
 //! socket ─▶ Inbound: one recv for many requests, data of writes straight into aligned memory
@@ -14,6 +15,7 @@
 //! is not read from, and holds up nobody else. What a client may be told and do is the business of `nbd`.
 #![forbid(unsafe_code)]
 
+mod clients;
 mod connection;
 mod export;
 mod inbound;
@@ -24,7 +26,8 @@ mod service;
 mod status;
 mod watch;
 
-pub use export::{Export, Offer, Statistics, Status};
+pub use clients::{Clients, Offer, Statistics};
+pub use export::{Export, Status};
 pub use listen::{ListenError, Socket};
 pub use nbd::ExportError;
 pub use run::{RunError, Until, run};

@@ -1,7 +1,7 @@
 //! Requests on their way to the disk, and their results on the way back.
 
 use blockio::buffer::{AlignedBuf, Buffer, BufferPool};
-use blockio::disk::{Disk, DiskNumber, Finished};
+use blockio::disk::{Disk, Finished};
 use blockio::executor::Executor;
 use dscow::engine::{self, Engine, Source, Token};
 use dscow::units::{DiskRange, SECTOR_SIZE};
@@ -11,8 +11,8 @@ use rustc_hash::FxHashSet;
 use slab::Slab;
 use smallvec::SmallVec;
 
+use crate::clients::{Offer, Statistics};
 use crate::connection::{Connection, ConnectionError, Next, charge_of};
-use crate::export::{Offer, Statistics};
 use crate::status;
 
 /// Most runs of data and of zeros that one read is answered in. More are answered as data.
@@ -26,14 +26,31 @@ const PREFERRED_BYTES_MAX: u64 = 64 << 10;
 /// Most zeros that are written at once where a client wants them to take room.
 const FILL_BYTES_MAX: u32 = 1 << 20;
 
+/// A disk, and what does its I/O.
+pub(crate) struct Io<'a> {
+    pub(crate) disk: &'a mut Disk,
+    pub(crate) executor: &'a mut dyn Executor,
+}
+
+impl Io<'_> {
+    fn submit(&mut self, token: Token, request: engine::Request, buffer: Buffer) {
+        self.disk.submit(self.executor, token, request, buffer);
+    }
+}
+
+/// The tokens of clients' requests are those from this one on, up to [`TOKENS_END`]: the disk may have requests of others.
+const TOKENS_BEGIN: u64 = 1 << 62;
+
+/// See [`TOKENS_BEGIN`].
+const TOKENS_END: u64 = 1 << 63;
+
 /// The disk as clients see it.
 pub(crate) struct Service {
-    pub(crate) disk: Disk,
-    pub(crate) number: DiskNumber,
     pub(crate) clients_served: u64,
     pub(crate) requests_served: u64,
     pub(crate) requests_failed: u64,
     export: nbd::Export,
+    offer: Offer,
     pool: BufferPool,
     in_flight: Slab<InFlight>,
     zeros: Option<Buffer>,
@@ -77,38 +94,34 @@ type Runs = SmallVec<[Run; 2]>;
 
 impl Service {
     pub(crate) fn new(
-        disk: Disk,
-        number: DiskNumber,
+        engine: &Engine,
         offer: Offer,
         pool: BufferPool,
     ) -> Result<Self, nbd::ExportError> {
-        let layout = disk.engine().layout();
-        let block = layout.block_size().bytes();
-        let preferred = block.clamp(PREFERRED_BYTES_MIN, PREFERRED_BYTES_MAX);
-        let sizes = BlockSizes {
-            minimum: u32::try_from(SECTOR_SIZE).expect("512"),
-            preferred: u32::try_from(preferred).expect("at most 64 KiB"),
-        };
-        let features = Features {
-            read_only: offer.read_only,
-            trim: true,
-            write_zeroes: true,
-            fast_zero: true,
-        };
-        let size = layout.virtual_size();
-        let export = nbd::Export::new(offer.name, offer.description, size, sizes, features)?;
         Ok(Self {
-            disk,
-            number,
             clients_served: 0,
             requests_served: 0,
             requests_failed: 0,
-            export,
+            export: describe(engine, &offer)?,
+            offer,
             pool,
             in_flight: Slab::new(),
             zeros: None,
             logged: FxHashSet::default(),
         })
+    }
+
+    /// The disk has another size; clients that come from now on are told.
+    pub(crate) fn resized(&mut self, engine: &Engine) {
+        match describe(engine, &self.offer) {
+            Ok(export) => self.export = export,
+            Err(error) => tracing::error!("clients see the disk with its old size: {error}"),
+        }
+    }
+
+    /// Whether a request of a client is on the disk.
+    pub(crate) fn is_busy(&self) -> bool {
+        !self.in_flight.is_empty()
     }
 
     /// Starts what the connection has received. Returns whether there was anything.
@@ -117,7 +130,7 @@ impl Service {
         place: usize,
         connection: &mut Connection,
         statistics: &mut Statistics,
-        executor: &mut dyn Executor,
+        io: &mut Io<'_>,
     ) -> Result<bool, ConnectionError> {
         let mut any = false;
         loop {
@@ -125,7 +138,7 @@ impl Service {
                 Next::Wait => return Ok(any),
                 Next::Welcome => self.clients_served += 1,
                 Next::Serve(session, request, data) => {
-                    self.start(place, connection, session, request, data, executor);
+                    self.start(place, connection, session, request, data, io);
                 }
                 Next::Refused(refusal) => {
                     statistics.refused += 1;
@@ -148,14 +161,14 @@ impl Service {
         session: Session,
         request: Request,
         data: Buffer,
-        executor: &mut dyn Executor,
+        io: &mut Io<'_>,
     ) {
         self.requests_served += 1;
         let Request { cookie, command } = request;
         let (kind, request, buffer) = match command {
             Command::Read { range, whole } => {
                 let runs = if session.structured() && !whole {
-                    runs(self.disk.engine(), range)
+                    runs(io.disk.engine(), range)
                 } else {
                     one_run(range)
                 };
@@ -174,7 +187,7 @@ impl Service {
             }
             Command::Flush => (Kind::Flush, engine::Request::Flush, data),
             Command::BlockStatus { range, one } => {
-                return self.tell_status(connection, session, cookie, range, one);
+                return self.tell_status(connection, session, cookie, (range, one), io.disk);
             }
             Command::Trim { range, fua } => {
                 let request = engine::Request::Discard(on_disk(range));
@@ -185,7 +198,7 @@ impl Service {
                 fast: true,
                 no_hole,
                 ..
-            } if no_hole || !self.zeroes_fast(range) => {
+            } if no_hole || !zeroes_fast(io.disk, range) => {
                 let message = "zeros would be written";
                 let reply = session.failed(cookie, ErrorCode::NotSupported, message);
                 return connection.answer(reply, Buffer::empty(), 0);
@@ -206,14 +219,14 @@ impl Service {
             }
             Command::Disconnect => unreachable!("the connection sees to it"),
         };
-        let token = Token(self.in_flight.insert(InFlight {
+        let key = self.in_flight.insert(InFlight {
             place,
             session,
             cookie,
             kind,
             charge: charge_of(&command),
-        }) as u64);
-        self.disk.submit(executor, token, request, buffer);
+        });
+        io.submit(token_of(key), request, buffer);
     }
 
     fn tell_status(
@@ -221,11 +234,11 @@ impl Service {
         connection: &mut Connection,
         session: Session,
         cookie: Cookie,
-        range: ByteRange,
-        one: bool,
+        (range, one): (ByteRange, bool),
+        disk: &Disk,
     ) {
         let charge = status::REPLY_BYTES_MAX;
-        match status::describe(self.disk.map(), session.contexts(), cookie, range, one) {
+        match status::describe(disk.map(), session.contexts(), cookie, range, one) {
             Ok(mut chunks) => {
                 let last = chunks.pop().expect("a context was negotiated");
                 for chunk in chunks {
@@ -244,8 +257,7 @@ impl Service {
 
     /// The place of the connection that a request belongs to.
     pub(crate) fn place_of(&self, token: Token) -> Option<usize> {
-        let key = usize::try_from(token.0).ok()?;
-        Some(self.in_flight.get(key)?.place)
+        Some(self.in_flight.get(key_of(token)?)?.place)
     }
 
     /// What is still to be done for a request of which a part has succeeded.
@@ -273,24 +285,18 @@ impl Service {
             .slice(0, range.len as usize)
     }
 
-    /// Whether zeroing this range writes no zeros, except at its ends.
-    fn zeroes_fast(&self, range: ByteRange) -> bool {
-        let block = self.disk.engine().layout().block_size().bytes();
-        u64::from(range.len) >= 2 * block && self.disk.zeroes_fast()
-    }
-
     /// Answers a request that the disk has finished, or goes on with it.
     pub(crate) fn finish(
         &mut self,
         finished: &Finished,
         connection: &mut Connection,
-        executor: &mut dyn Executor,
+        io: &mut Io<'_>,
     ) {
-        let key = usize::try_from(finished.token.0).expect("tokens of requests are slab keys");
+        let key = key_of(finished.token).expect("the token of a client's request");
         if finished.result.is_ok()
             && let Some((request, buffer)) = self.continuation(key)
         {
-            self.disk.submit(executor, finished.token, request, buffer);
+            io.submit(finished.token, request, buffer);
             return;
         }
         let InFlight {
@@ -334,6 +340,41 @@ impl Service {
             }
         }
     }
+}
+
+/// What clients are told of the disk.
+fn describe(engine: &Engine, offer: &Offer) -> Result<nbd::Export, nbd::ExportError> {
+    let layout = engine.layout();
+    let block = layout.block_size().bytes();
+    let preferred = block.clamp(PREFERRED_BYTES_MIN, PREFERRED_BYTES_MAX);
+    let sizes = BlockSizes {
+        minimum: u32::try_from(SECTOR_SIZE).expect("512"),
+        preferred: u32::try_from(preferred).expect("at most 64 KiB"),
+    };
+    let features = Features {
+        read_only: offer.read_only,
+        trim: true,
+        write_zeroes: true,
+        fast_zero: true,
+    };
+    let (name, description) = (offer.name.clone(), offer.description.clone());
+    nbd::Export::new(name, description, layout.virtual_size(), sizes, features)
+}
+
+/// Whether zeroing this range writes no zeros, except at its ends.
+fn zeroes_fast(disk: &Disk, range: ByteRange) -> bool {
+    let block = disk.engine().layout().block_size().bytes();
+    u64::from(range.len) >= 2 * block && disk.zeroes_fast()
+}
+
+fn token_of(key: usize) -> Token {
+    Token(TOKENS_BEGIN + key as u64)
+}
+
+/// `None` for requests that are no client's.
+fn key_of(token: Token) -> Option<usize> {
+    let is_clients = (TOKENS_BEGIN..TOKENS_END).contains(&token.0);
+    is_clients.then(|| usize::try_from(token.0 - TOKENS_BEGIN).expect("made from a usize"))
 }
 
 /// Answers a read in its runs.

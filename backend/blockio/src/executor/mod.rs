@@ -108,6 +108,15 @@ pub enum Event {
     },
 }
 
+impl Event {
+    /// The key of what it is about.
+    pub fn key(&self) -> u64 {
+        match self {
+            Self::Done { key, .. } | Self::Readable { key } | Self::Writable { key } => *key,
+        }
+    }
+}
+
 /// Executes operations for one worker thread.
 ///
 /// Keys are the caller's: they are carried along and never looked at. Operations complete in any order.
