@@ -9,12 +9,14 @@ use tokio::signal::unix::{SignalKind, signal};
 use xenstore_glue::runner::{Channels, Handle, Runner, RunnerConfig, RunnerError};
 use xenstore_rs::tokio::XsTokio;
 
+use crate::OpenExecutor;
 use crate::control;
 use crate::devices::Devices;
+use crate::emulated::Sockets;
 use crate::inheritance::{Inheritance, InheritanceError};
+use crate::settings::Settings;
 use crate::sole::{Sole, SoleError};
 use crate::worker::{WorkerHandle, accepted, advertised};
-use crate::{OpenExecutor, Options};
 
 /// Most worker threads by default: one can serve many disks, and dom0 has other work.
 const WORKERS_DEFAULT_MAX: usize = 4;
@@ -58,22 +60,24 @@ pub(crate) fn failed(action: &'static str) -> impl FnOnce(io::Error) -> DaemonEr
 }
 
 /// Runs the daemon until it is told to stop.
-pub(crate) fn run(options: &Options, open_executor: OpenExecutor) -> Result<(), DaemonError> {
+pub(crate) fn run(settings: &Settings, open_executor: OpenExecutor) -> Result<(), DaemonError> {
     tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
         .map_err(failed("start the runtime"))?
-        .block_on(serve(options, open_executor))
+        .block_on(serve(settings, open_executor))
 }
 
-async fn serve(options: &Options, open_executor: OpenExecutor) -> Result<(), DaemonError> {
+async fn serve(settings: &Settings, open_executor: OpenExecutor) -> Result<(), DaemonError> {
     // Before anything is opened, so that an early signal is not lost.
     let mut terminate = signal(SignalKind::terminate()).map_err(failed("wait for signals"))?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(failed("wait for signals"))?;
-    let _sole = Sole::become_in(&options.runtime_dir)?;
-    let listener = control::listen(&options.runtime_dir)?;
-    let inheritance = Inheritance::find(&options.runtime_dir)?;
-    let queues_max = queues_max(options);
+    let _sole = Sole::become_in(&settings.runtime_dir)?;
+    let listener = control::listen(&settings.runtime_dir)?;
+    let inheritance = Inheritance::find(&settings.runtime_dir)?;
+    let sockets = Sockets::make(&settings.runtime_dir)
+        .map_err(failed("make the folder of the sockets for QEMU"))?;
+    let queues_max = queues_max(settings);
     let Channels {
         runner,
         handle,
@@ -83,7 +87,7 @@ async fn serve(options: &Options, open_executor: OpenExecutor) -> Result<(), Dae
         XsTokio::new().await.map_err(failed("reach xenstore"))?,
         RunnerConfig::new(advertised(queues_max), accepted(queues_max)),
     );
-    let workers = (0..worker_count(options))
+    let workers = (0..worker_count(settings))
         .map(|index| WorkerHandle::start(index, reports.clone(), open_executor))
         .collect::<io::Result<Vec<_>>>()
         .map_err(failed("start a worker"))?;
@@ -92,7 +96,7 @@ async fn serve(options: &Options, open_executor: OpenExecutor) -> Result<(), Dae
         env!("CARGO_PKG_VERSION"),
         workers.len()
     );
-    let devices = Devices::new(workers, reports, inheritance);
+    let devices = Devices::new(workers, reports, inheritance, sockets);
 
     let mut runner = tokio::spawn(runner.run());
     let mut control = tokio::spawn(control::serve(listener, handle.clone(), devices.clone()));
@@ -149,15 +153,15 @@ fn finish(
     }
 }
 
-fn worker_count(options: &Options) -> usize {
-    options
+fn worker_count(settings: &Settings) -> usize {
+    settings
         .workers
         .map_or_else(|| cores().min(WORKERS_DEFAULT_MAX), usize::from)
 }
 
-fn queues_max(options: &Options) -> u32 {
+fn queues_max(settings: &Settings) -> u32 {
     let default = || u32::try_from(cores().min(QUEUES_DEFAULT_MAX)).expect("a small number");
-    options.queues.map_or_else(default, u32::from)
+    settings.queues.map_or_else(default, u32::from)
 }
 
 fn cores() -> usize {

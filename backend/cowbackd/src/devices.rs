@@ -7,11 +7,13 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use blockio::file::FileIdentity;
 use blockio::image::ImageAccess;
+use nbd_server::Socket;
 use tokio::sync::mpsc::UnboundedSender;
 use tokio::sync::oneshot;
 use xenstore_glue::DeviceId;
 use xenstore_glue::runner::{BackendConfig, DeviceMode, Order, Report};
 
+use crate::emulated::Sockets;
 use crate::images::{self, ForFrontend};
 use crate::inheritance::Inheritance;
 use crate::target::Target;
@@ -30,6 +32,7 @@ struct Inner {
     devices: Mutex<HashMap<DeviceId, Device>>,
     reports: UnboundedSender<Report>,
     inheritance: Inheritance,
+    sockets: Sockets,
 }
 
 /// A device whose image was asked for.
@@ -67,6 +70,7 @@ impl Devices {
         workers: Vec<WorkerHandle>,
         reports: UnboundedSender<Report>,
         inheritance: Inheritance,
+        sockets: Sockets,
     ) -> Self {
         Self {
             inner: Arc::new(Inner {
@@ -74,6 +78,7 @@ impl Devices {
                 devices: Mutex::default(),
                 reports,
                 inheritance,
+                sockets,
             }),
         }
     }
@@ -118,6 +123,13 @@ impl Devices {
     /// What is known of a device.
     pub(crate) fn get(&self, device: DeviceId) -> Option<Device> {
         self.devices().get(&device).cloned()
+    }
+
+    /// What the toolstack gives QEMU for a device, and others as its path: the socket, or the image where there is none.
+    pub(crate) fn path_for_toolstack(&self, device: DeviceId) -> Option<String> {
+        let socket = self.inner.sockets.path(device);
+        let socket = socket.map(|path| path.display().to_string());
+        socket.or_else(|| Some(self.get(device)?.image()))
     }
 
     /// How a device is doing; `None` if its image is not open.
@@ -176,18 +188,25 @@ impl Devices {
             cdrom: config.device_type == "cdrom",
             discard: config.discard_enable,
         };
-        match images::open(
+        let opened = images::open(
             device,
             &config.params,
             access,
             frontend,
             &self.inner.inheritance,
-        ) {
-            Ok(opened) => {
+        )
+        .map_err(|error| error.to_string())
+        .and_then(|opened| {
+            let socket = self.socket_for_qemu(device, opened.can_be_adopted)?;
+            Ok((opened, socket))
+        });
+        match opened {
+            Ok((opened, socket)) => {
                 tracing::info!(%device, vdev = config.vdev, "opened {}", config.params);
                 let mut failed_connects = FailedConnects::default();
                 if let Some(known) = self.devices().get_mut(&device) {
                     known.can_be_adopted = opened.can_be_adopted;
+                    known.read_only = opened.disk.read_only;
                     failed_connects = known.failed_connects.clone();
                     known.file = opened.files.first().map(|file| file.identity());
                 }
@@ -196,19 +215,32 @@ impl Devices {
                     engine: opened.engine,
                     files: opened.files,
                     disk: opened.disk,
+                    options: opened.options,
                     run_state: opened.run_state,
                     failed_connects,
+                    socket,
                 });
             }
-            Err(error) => {
-                tracing::error!(%device, vdev = config.vdev, "{error}");
-                let reason = error.to_string();
-                // The runner ends only when the daemon does.
-                let _ = self
-                    .inner
-                    .reports
-                    .send(Report::OpenFailed { device, reason });
+            Err(reason) => {
+                tracing::error!(%device, vdev = config.vdev, "{reason}");
+                self.report(Report::OpenFailed { device, reason });
             }
+        }
+    }
+
+    /// A socket for QEMU. A guest that was served before does without rather than not being served.
+    fn socket_for_qemu(
+        &self,
+        device: DeviceId,
+        was_served: bool,
+    ) -> Result<Option<Socket>, String> {
+        match self.inner.sockets.listen(device) {
+            Ok(socket) => Ok(socket),
+            Err(error) if was_served => {
+                tracing::error!(%device, "{error}; QEMU cannot reach the disk any more");
+                Ok(None)
+            }
+            Err(error) => Err(error.to_string()),
         }
     }
 

@@ -4,21 +4,25 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use blockio::file::{BlockFile, CreateError, OpenProblem};
+use blockio::disk::DiskOptions;
+use blockio::file::{BlockFile, Caching, CreateError, OpenProblem};
 use blockio::image::{self, CreateOptions, Image, ImageAccess, ImageError};
-use dscow::engine::Engine;
+use dscow::engine::{Engine, OnNoSpace};
 use dscow::header::{Header, State};
-use dscow::units::SECTOR_SIZE;
+use dscow::units::{BlockSize, SECTOR_SIZE};
 use runstate::{RunState, RunStateError};
 use thiserror::Error;
 use uuid::Uuid;
 use xenstore_glue::{DeviceId, DiskProperties};
 
 use crate::inheritance::Inheritance;
-use crate::target::{Target, TargetError};
+use crate::target::{Cache, Target, TargetError};
 
 /// Blocks of an image are never smaller than a page, so the physical size, which guests align to, is a page.
 const PHYSICAL_SECTOR_SIZE: u32 = 4096;
+
+/// Bytes of a sector, where they are not of the usual 512.
+const LARGE_SECTOR: u32 = 4096;
 
 /// How long to wait for what a killed daemon has under way in the kernel.
 const DEAD_WRITES_PATIENCE: Duration = Duration::from_secs(60);
@@ -31,6 +35,8 @@ pub(crate) struct Opened {
     pub(crate) engine: Box<Engine>,
     pub(crate) files: Vec<Arc<BlockFile>>,
     pub(crate) disk: DiskProperties,
+    /// How it is driven.
+    pub(crate) options: DiskOptions,
     /// What outlives the daemon.
     pub(crate) run_state: Option<Box<RunState>>,
     /// The run state was left by an earlier daemon, which was connected to the frontend.
@@ -56,6 +62,14 @@ pub(crate) enum OpenImageError {
         found: String,
         asked: PathBuf,
     },
+    /// The image exists, and is not as its specification says.
+    #[error("{}: exists, but has {what} of {found} bytes and not of {asked}", image.display())]
+    OtherSizes {
+        image: PathBuf,
+        what: &'static str,
+        found: u64,
+        asked: u64,
+    },
 }
 
 /// What the toolstack wants the frontend to see of a disk, whatever the image.
@@ -80,12 +94,19 @@ pub(crate) fn open(
     inheritance: &Inheritance,
 ) -> Result<Opened, OpenImageError> {
     let target = Target::parse(params)?;
-    create_if_missing(&target)?;
+    let access = match target.options.read_only {
+        true => ImageAccess::ReadOnly,
+        false => access,
+    };
+    if access == ImageAccess::Writable || target.base.is_some() {
+        create_if_missing(&target)?;
+    }
     let mut image = match inheritance.has_left(device) {
-        true => open_when_free(&target.image, access)?,
-        false => Image::open(&target.image, access)?,
+        true => open_when_free(&target, access)?,
+        false => open_image(&target, access)?,
     };
     check_base(&target, &image)?;
+    check_sizes(&target, image.header())?;
     let disk = properties(image.header(), access, frontend);
     let mut left = inheritance.of(device, image.header(), disk.read_only)?;
     if let Some(left) = &mut left
@@ -100,12 +121,17 @@ pub(crate) fn open(
         .map_or_else(Uuid::new_v4, |left| left.identity().owner);
     let bits_len = image.header().layout.bitmap_reserved_len();
     let run_state = left.or_else(|| inheritance.begin(device, owner, bits_len));
-    let on_no_space = image.header().on_no_space();
+    let on_no_space = target.options.on_no_space;
+    let on_no_space = on_no_space.unwrap_or_else(|| image.header().on_no_space());
     let (engine, files) = image.into_engine_of(owner, on_no_space);
     Ok(Opened {
         engine: Box::new(engine),
         files,
         disk,
+        options: DiskOptions {
+            detect_zeroes: target.options.detect_zeroes,
+            ..DiskOptions::default()
+        },
         run_state: run_state.map(Box::new),
         can_be_adopted,
     })
@@ -128,13 +154,20 @@ fn properties(header: &Header, access: ImageAccess, frontend: ForFrontend) -> Di
     }
 }
 
+fn open_image(target: &Target, access: ImageAccess) -> Result<Image, ImageError> {
+    match target.options.cache {
+        Cache::Direct => Image::open(&target.image, access),
+        Cache::Host => Image::open_with(&target.image, access, Caching::Buffered),
+    }
+}
+
 /// Opens an image that a killed daemon had open. What that has under way in the kernel must have come to its end before;
 /// it keeps the file locked so long.
-fn open_when_free(path: &Path, access: ImageAccess) -> Result<Image, ImageError> {
+fn open_when_free(target: &Target, access: ImageAccess) -> Result<Image, ImageError> {
     let begun = Instant::now();
     loop {
         // Each attempt waits for a while by itself.
-        match Image::open(path, access) {
+        match open_image(target, access) {
             Err(ImageError::Locked(_)) if begun.elapsed() < DEAD_WRITES_PATIENCE => {}
             Err(ImageError::Open(error))
                 if matches!(error.problem, OpenProblem::Claimed)
@@ -160,15 +193,19 @@ fn bring_in(left: &mut RunState, image: &mut Image) -> Result<(), RunStateError>
 }
 
 fn create_if_missing(target: &Target) -> Result<(), ImageError> {
-    let Some(base) = &target.base else {
+    if target.base.is_none() && target.options.size.is_none() {
         return Ok(());
-    };
+    }
     // A dangling link exists, and is reported by the opening.
     if target.image.symlink_metadata().is_ok() {
         return Ok(());
     }
     let options = CreateOptions {
-        base: Some(base.clone()),
+        base: target.base.clone(),
+        size: target.options.size,
+        block_size: target.options.block_size.unwrap_or_default(),
+        large_sectors: target.options.sector_size == Some(LARGE_SECTOR),
+        report_no_space: target.options.on_no_space == Some(OnNoSpace::Report),
         ..CreateOptions::default()
     };
     match image::create(&target.image, &options) {
@@ -176,7 +213,9 @@ fn create_if_missing(target: &Target) -> Result<(), ImageError> {
         Err(ImageError::Create(CreateError::Exists(_))) => return Ok(()),
         created => created?,
     };
-    tracing::info!("created {} over {}", target.image.display(), base.display());
+    let over = target.base.as_ref();
+    let over = over.map_or_else(String::new, |base| format!(" over {}", base.display()));
+    tracing::info!("created {}{over}", target.image.display());
     Ok(())
 }
 
@@ -195,6 +234,33 @@ fn check_base(target: &Target, image: &Image) -> Result<(), OpenImageError> {
         found: found.map_or_else(|| "nothing".to_owned(), |path| path.display().to_string()),
         asked: asked.clone(),
     })
+}
+
+/// What cannot be changed once a disk is there must be as it was asked for.
+fn check_sizes(target: &Target, header: &Header) -> Result<(), OpenImageError> {
+    let options = &target.options;
+    let asked_sector = options.sector_size.map(u64::from);
+    for (what, asked, found) in [
+        (
+            "blocks",
+            options.block_size.map(BlockSize::bytes),
+            header.layout.block_size().bytes(),
+        ),
+        ("sectors", asked_sector, header.sector_size().into()),
+    ] {
+        if let Some(asked) = asked
+            && asked != found
+        {
+            let image = target.image.clone();
+            return Err(OpenImageError::OtherSizes {
+                image,
+                what,
+                found,
+                asked,
+            });
+        }
+    }
+    Ok(())
 }
 
 fn is_same_file(one: &Path, other: &Path) -> bool {
@@ -256,6 +322,39 @@ mod tests {
         let message = open_error(&format!("dscow:{}:{}", path("vm.cow"), path("no.img")));
         assert!(message.ends_with("no.img: does not exist"), "{message}");
         assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn a_disk_is_made_as_its_options_say_and_must_stay_so() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("new.cow").display().to_string();
+        let target = |options: &str| format!("dscow,{options}:{path}");
+        let opened = open_writable(&target("size=1M,block-size=64K,sector-size=4096")).unwrap();
+        assert_eq!(opened.disk.sectors, 2048);
+        assert_eq!(opened.disk.sector_size, 4096);
+        assert_eq!(opened.disk.discard_granularity, 64 << 10);
+        assert!(!opened.options.detect_zeroes);
+        drop(opened);
+        // Its size may have changed since, and says nothing about what is in it.
+        let opened = open_writable(&target("size=2M,detect-zeroes=on,cache=host")).unwrap();
+        assert_eq!(opened.disk.sectors, 2048);
+        assert!(opened.options.detect_zeroes && !opened.files[0].direct());
+        drop(opened);
+        for (options, message) in [
+            ("block-size=4K", "has blocks of 65536 bytes and not of 4096"),
+            (
+                "sector-size=512",
+                "has sectors of 4096 bytes and not of 512",
+            ),
+        ] {
+            let error = open_error(&target(options));
+            assert!(error.ends_with(message), "{error}");
+        }
+        let opened = open_writable(&target("read-only")).unwrap();
+        assert!(opened.disk.read_only);
+        // Nothing is made to be read only.
+        fs::remove_file(&path).unwrap();
+        assert!(open_error(&target("size=1M,read-only")).contains("does not exist"));
     }
 
     #[test]

@@ -6,9 +6,11 @@
 mod control;
 mod daemon;
 mod devices;
+mod emulated;
 mod images;
 mod inheritance;
 mod logging;
+mod settings;
 mod sole;
 mod target;
 mod worker;
@@ -19,7 +21,8 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use blockio::executor::Executor;
-use clap::Parser;
+use clap::{CommandFactory, Parser};
+use settings::Settings;
 
 /// Opens the executor of a worker, on the worker's thread.
 pub type OpenExecutor = fn() -> io::Result<Box<dyn Executor>>;
@@ -29,36 +32,56 @@ pub type OpenExecutor = fn() -> io::Result<Box<dyn Executor>>;
 /// Watches xenstore for disks whose hotplug script is block-cow, and serves their rings. On SIGTERM it answers
 /// what it has taken, closes the images, and leaves the guests to the next cowbackd.
 ///
-/// Exit codes: 0 stopped as asked; 1 failed, with the reason in the log; 2 wrong usage.
+/// Settings may be in a configuration file, with the names of these options and without the dashes in front; what is given
+/// here counts more.
+///
+/// Exit codes: 0 stopped as asked; 1 failed, with the reason in the log; 2 wrong usage or configuration.
 #[derive(Parser)]
 #[command(name = "cowbackd", version, max_term_width = 100)]
 pub struct Options {
-    /// Where the control socket is
-    #[arg(long, default_value = "/run/cowback", value_name = "DIR")]
-    runtime_dir: PathBuf,
+    /// The configuration file [default: /etc/cowback/cowbackd.toml, if it is there]
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Check the configuration file and these options, say what comes of them, and end
+    #[arg(long)]
+    check_config: bool,
+    /// Where the control socket is [default: /run/cowback]
+    #[arg(long, value_name = "DIR")]
+    runtime_dir: Option<PathBuf>,
     /// How many worker threads serve the disks [default: the number of cores, at most 4]
     #[arg(long, value_name = "N")]
     workers: Option<NonZeroUsize>,
     /// How many queues a disk may have, 1 to 8 [default: the number of cores, at most 4]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u8).range(1..=8))]
     queues: Option<u8>,
-    /// What to log, in the syntax of tracing's `EnvFilter`
-    #[arg(
-        long,
-        default_value = "info",
-        env = "COWBACKD_LOG",
-        value_name = "FILTER"
-    )]
-    log: String,
+    /// What to log, in the syntax of tracing's `EnvFilter` [default: info]
+    #[arg(long, env = "COWBACKD_LOG", value_name = "FILTER")]
+    log: Option<String>,
+}
+
+/// What the daemon's command line takes, and what it says of that.
+pub fn command() -> clap::Command {
+    Options::command()
 }
 
 /// Runs the daemon until it is told to stop. The images' I/O is done by executors that `open_executor` makes.
 pub fn main(options: &Options, open_executor: OpenExecutor) -> ExitCode {
-    if let Err(error) = logging::start(&options.log) {
-        eprintln!("cowbackd: --log {}: {error}", options.log);
+    let settings = match Settings::gather(options) {
+        Ok(settings) => settings,
+        Err(error) => {
+            eprintln!("cowbackd: {error}");
+            return ExitCode::from(2);
+        }
+    };
+    if options.check_config {
+        println!("{settings}");
+        return ExitCode::SUCCESS;
+    }
+    if let Err(error) = logging::start(&settings.log) {
+        eprintln!("cowbackd: {error}");
         return ExitCode::from(2);
     }
-    match daemon::run(options, open_executor) {
+    match daemon::run(&settings, open_executor) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             tracing::error!("{error}");

@@ -18,4 +18,5 @@ pub mod header;
 pub mod layout;
 pub mod parent;
 pub mod parents;
+pub mod size;
 pub mod units;

@@ -20,16 +20,25 @@ const RULES: &[(&str, &[&str])] = &[
             "blkif",
             "blockio",
             "dscow",
+            "nbd-server",
             "runstate",
             "xengnttab",
             "xenstore-glue",
         ],
     ),
     ("cowback", &["blockio", "dscow", "nbd-server"]),
+    ("manuals", &["cowback", "cowbackd"]),
 ];
 
 /// Crates of the product in which no unsafe code is possible.
-const SAFE: &[&str] = &["dscow", "nbd", "nbd-server", "xenstore-glue", "cowback"];
+const SAFE: &[&str] = &[
+    "dscow",
+    "nbd",
+    "nbd-server",
+    "xenstore-glue",
+    "cowback",
+    "manuals",
+];
 
 /// The files in which unsafe code is allowed where the rest of the crate has none.
 const UNSAFE_FILES: &[(&str, &[&str])] = &[

@@ -73,7 +73,19 @@ impl Image {
     /// Names the file that cannot be used, and why. Nothing stays open or locked then, and nothing was
     /// written.
     pub fn open(path: &Path, access: ImageAccess) -> Result<Self, ImageError> {
-        let top = Overlay::open(path, access)?;
+        Self::open_with(path, access, access.usual_caching())
+    }
+
+    /// As [`Image::open`]; the image's own file is read and written as `caching` says.
+    ///
+    /// # Errors
+    /// As [`Image::open`].
+    pub fn open_with(
+        path: &Path,
+        access: ImageAccess,
+        caching: Caching,
+    ) -> Result<Self, ImageError> {
+        let top = Overlay::open_with(path, access, caching)?;
         let below = chain::open_parents(&top)?;
         Ok(Self { top, below, access })
     }
@@ -220,12 +232,22 @@ impl Layer {
     }
 }
 
+impl ImageAccess {
+    /// What is only read may be in the page cache for others.
+    fn usual_caching(self) -> Caching {
+        match self {
+            Self::ReadOnly => Caching::Buffered,
+            Self::Writable => Caching::DIRECT,
+        }
+    }
+}
+
 impl Overlay {
     pub(super) fn open(path: &Path, access: ImageAccess) -> Result<Self, ImageError> {
-        let caching = match access {
-            ImageAccess::ReadOnly => Caching::Buffered,
-            ImageAccess::Writable => Caching::DIRECT,
-        };
+        Self::open_with(path, access, access.usual_caching())
+    }
+
+    fn open_with(path: &Path, access: ImageAccess, caching: Caching) -> Result<Self, ImageError> {
         let file = open_locked(path, access, caching)?;
         let slots = Slots::read(&file)?;
         let (header, slot) = slots.current(&file)?;

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use crate::error::{CommandError, CommandResult, Outcome};
 use crate::output::{self, Output, print_json};
-use crate::size;
+use dscow::size;
 
 /// Check an image: header, bitmap, length, and that its base is what it was
 ///

@@ -8,7 +8,7 @@ use serde_json::json;
 use crate::error::{CommandResult, Outcome};
 use crate::output::{self, print_json, print_line};
 use crate::progress::ProgressArgs;
-use crate::size;
+use dscow::size;
 
 /// Write all that an overlay holds to its base, and empty the overlay
 ///

@@ -12,7 +12,7 @@ use super::create::parse_block_size;
 use crate::error::{CommandError, CommandResult, Outcome};
 use crate::output::{self, print_json, print_line};
 use crate::progress::ProgressArgs;
-use crate::size;
+use dscow::size;
 
 /// Copy a disk into another format, or into one image without its chain
 ///

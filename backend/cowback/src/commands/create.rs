@@ -11,7 +11,7 @@ use serde_json::json;
 use super::BaseFormat;
 use crate::error::{CommandResult, Outcome};
 use crate::output::{self, print_json, print_line};
-use crate::size;
+use dscow::size;
 
 /// Create an image, empty or as an overlay of a base
 ///

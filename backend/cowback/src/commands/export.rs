@@ -18,7 +18,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::error::{CommandError, CommandResult, Outcome};
 use crate::output::{self, print_line};
-use crate::size;
+use dscow::size;
 
 /// Serve an image to NBD clients, such as qemu-img, nbdcopy and fio
 ///

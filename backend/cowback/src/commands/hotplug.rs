@@ -16,7 +16,7 @@ pub(crate) struct Args {
 
 #[derive(clap::Subcommand)]
 enum Action {
-    /// Open the image of a new device; prints the image's path
+    /// Open the image of a new device; prints the socket at which QEMU finds the disk, or the image's path if there is none
     Add(DeviceArgs),
     /// Wait until the image of a device that is being removed is closed
     Remove(DeviceArgs),
@@ -32,7 +32,7 @@ struct DeviceArgs {
 
 #[derive(Deserialize)]
 struct Added {
-    image: String,
+    path: String,
 }
 
 #[derive(Deserialize)]
@@ -43,7 +43,7 @@ pub(crate) fn run(args: &Args) -> CommandResult {
         Action::Add(args) => {
             let body = json!({ "device": args.device });
             let added: Added = Client::new(&args.socket).post("/v1/hotplug/add", &body)?;
-            print_line(&added.image)?;
+            print_line(&added.path)?;
         }
         Action::Remove(args) => {
             let body = json!({ "device": args.device });

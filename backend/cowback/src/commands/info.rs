@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use crate::error::{CommandError, CommandResult, Outcome};
 use crate::output::{self, Output, print_json};
-use crate::size;
+use dscow::size;
 
 /// Show what an image is and how much it holds
 ///

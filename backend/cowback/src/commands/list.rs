@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 use crate::client::{Client, SocketArg};
 use crate::error::{CommandResult, Outcome};
 use crate::output::{Output, print_json};
-use crate::size;
+use dscow::size;
 
 /// List the disks that the running daemon serves
 #[derive(clap::Args)]

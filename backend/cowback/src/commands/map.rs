@@ -12,7 +12,7 @@ use super::BaseFormat;
 use crate::error::{CommandError, CommandResult, Outcome};
 use crate::output::{self, JsonList, Output};
 use crate::picture::{Cell, Holder, Picture, Style, columns_of_stdout};
-use crate::size;
+use dscow::size;
 
 /// Show which image of a chain holds what of the disk
 ///

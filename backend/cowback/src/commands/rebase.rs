@@ -10,7 +10,7 @@ use super::BaseFormat;
 use crate::error::{CommandError, CommandResult, Outcome};
 use crate::output::{self, print_json, print_line};
 use crate::progress::ProgressArgs;
-use crate::size;
+use dscow::size;
 
 /// Give an overlay another base, or none, without changing its content
 ///

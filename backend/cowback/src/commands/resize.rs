@@ -9,8 +9,8 @@ use serde_json::json;
 use crate::client::{Client, ClientError};
 use crate::error::{CommandError, CommandResult, Outcome};
 use crate::output::{self, print_json, print_line};
-use crate::size;
 use crate::waiting_guest::RuntimeDirArg;
+use dscow::size;
 
 /// Make the disk of an image larger
 ///

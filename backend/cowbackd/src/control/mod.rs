@@ -163,6 +163,8 @@ impl Named {
 #[derive(Serialize)]
 struct Added {
     image: String,
+    /// For the toolstack: the socket at which QEMU finds the disk, or the image.
+    path: String,
 }
 
 async fn hotplug_add(
@@ -181,7 +183,9 @@ async fn hotplug_add(
         .get(device)
         .map(|known| known.image())
         .unwrap_or_default();
-    Ok(Json(Added { image }))
+    let path = context.devices.path_for_toolstack(device);
+    let path = path.unwrap_or_default();
+    Ok(Json(Added { image, path }))
 }
 
 async fn hotplug_remove(

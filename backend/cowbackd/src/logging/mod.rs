@@ -12,6 +12,11 @@ use budget::Budgets;
 /// Libraries that tell more than an operator wants to know, unless the filter asks for them by name.
 const QUIET: &str = "xenevtchn=warn,xenstore_rs=warn";
 
+/// Whether a filter is understood.
+pub(crate) fn check(filter: &str) -> Result<(), ParseError> {
+    EnvFilter::try_new(filter).map(drop)
+}
+
 /// Starts logging what `filter` lets through.
 pub(crate) fn start(filter: &str) -> Result<(), ParseError> {
     let filter = EnvFilter::try_new(format!("{QUIET},{filter}"))?;

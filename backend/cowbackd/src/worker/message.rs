@@ -3,9 +3,11 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
+use blockio::disk::DiskOptions;
 use blockio::file::BlockFile;
 use dscow::engine::{Engine, Errno};
 use dscow::header::Header;
+use nbd_server::Socket;
 use runstate::RunState;
 use tokio::sync::oneshot;
 use xenstore_glue::frontend::FrontendConfig;
@@ -37,10 +39,14 @@ pub(crate) enum ToWorker {
         files: Vec<Arc<BlockFile>>,
         /// What the frontend is to know of it.
         disk: DiskProperties,
+        /// How it is driven.
+        options: DiskOptions,
         /// What the next daemon needs if this one is killed, or what this one needs of the last.
         run_state: Option<Box<RunState>>,
         /// How often it was connected to in vain, also by way of an image that was opened before.
         failed_connects: FailedConnects,
+        /// Where QEMU comes for the disk that it emulates.
+        socket: Option<Socket>,
     },
     /// Connect to the frontend's rings.
     Connect {
@@ -136,4 +142,8 @@ pub(crate) struct VbdStatistics {
     pub(crate) waiting_for_space: u64,
     /// How often a write had to wait for space.
     pub(crate) space_waits: u64,
+    /// QEMUs that are connected at this moment.
+    pub(crate) emulated_clients: u64,
+    /// Requests of theirs, which are in none of the counts above.
+    pub(crate) emulated_requests: u64,
 }

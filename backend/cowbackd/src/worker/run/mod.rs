@@ -9,19 +9,20 @@ use std::sync::mpsc::Receiver;
 use std::time::Duration;
 
 use blockio::buffer::BufferPool;
-use blockio::disk::{Disk, DiskNumber, DiskOptions};
+use blockio::disk::{Disk, DiskNumber};
 use blockio::executor::{Event, Executor};
+use nbd_server::{Clients, Socket};
 use runstate::fail_point;
 use rustc_hash::{FxHashMap, FxHashSet};
 use tokio::sync::mpsc::UnboundedSender;
-use xenstore_glue::DeviceId;
 use xenstore_glue::frontend::FrontendConfig;
 use xenstore_glue::runner::Report;
+use xenstore_glue::{DeviceId, DiskProperties};
 
 use super::link::Link;
 use super::message::ToWorker;
 use super::patience::Patience;
-use super::vbd::{Served, Vbd};
+use super::vbd::{self, Served, Vbd};
 
 /// How often bits that nobody flushed are committed, and writes tried again that wait for space.
 const UPKEEP_INTERVAL: Duration = Duration::from_secs(1);
@@ -125,9 +126,10 @@ impl Worker {
                 }
             }
             Event::Readable { key: WAKE } => self.read_inbox(),
-            // Nothing is watched for it here.
-            Event::Writable { .. } => {}
+            event if Clients::are_meant_by(&event) => self.client_event(&event),
             Event::Readable { key } => self.channel_event(key),
+            // Only clients are watched for it.
+            Event::Writable { .. } => {}
         }
     }
 
@@ -141,6 +143,30 @@ impl Worker {
             tracing::error!(device = %vbd.device(), "cannot acknowledge an event: {error}");
         }
         self.serve(number, queue);
+    }
+
+    /// Those who come to a socket for a disk; nobody, if the disk cannot be offered.
+    fn clients(
+        &self,
+        disk: &Disk,
+        number: DiskNumber,
+        socket: Socket,
+        properties: &DiskProperties,
+    ) -> Option<Clients> {
+        let image = disk.path().display().to_string();
+        let offer = vbd::offer(&image, properties.read_only);
+        Clients::new(disk.engine(), number, socket, offer, self.pool.clone())
+            .inspect_err(|error| tracing::error!("{image}: QEMU cannot have it: {error}"))
+            .ok()
+    }
+
+    fn client_event(&mut self, event: &Event) {
+        let (DiskNumber(number), _) = DiskNumber::of_key(event.key());
+        let number = number as usize;
+        if let Some(vbd) = self.vbds.get_mut(&number) {
+            vbd.client_event(event, self.executor.as_mut());
+            self.touched.push(number);
+        }
     }
 
     fn serve(&mut self, number: usize, queue: usize) {
@@ -181,19 +207,24 @@ impl Worker {
                 engine,
                 files,
                 disk: properties,
+                options,
                 run_state,
                 failed_connects,
+                socket,
             } => {
                 let disk_number = self.new_number();
                 let number = disk_number.0 as usize;
-                let disk = Disk::new(
-                    disk_number,
-                    *engine,
-                    files,
-                    DiskOptions::default(),
-                    self.executor.as_mut(),
+                let disk = Disk::new(disk_number, *engine, files, options, self.executor.as_mut());
+                let clients =
+                    socket.and_then(|socket| self.clients(&disk, disk_number, socket, &properties));
+                let mut vbd = Vbd::new(
+                    device,
+                    disk,
+                    properties,
+                    run_state,
+                    failed_connects,
+                    clients,
                 );
-                let mut vbd = Vbd::new(device, disk, properties, run_state, failed_connects);
                 vbd.open(self.executor.as_mut());
                 self.vbds.insert(number, vbd);
                 self.numbers.insert(device, number);

@@ -23,14 +23,17 @@ impl Vbd {
         let mut ended = Vec::new();
         loop {
             let finished = self.disk.take_finished();
-            if finished.is_empty() {
+            let sent = self.settle_clients(executor);
+            let closing = self.close_image_if_free(executor);
+            if finished.is_empty() && !sent && !closing {
                 break;
             }
             for finished in finished {
                 match finished.token {
-                    OPEN => reports.push(self.opened(finished.result)),
+                    OPEN => reports.push(self.opened(finished.result, executor)),
                     CLOSE => self.image_closed(finished.result, reports),
-                    GROW => self.grown(finished.result, executor, reports),
+                    GROW => self.grown(finished.result, reports),
+                    _ if self.finish_for_client(&finished, executor) => {}
                     token => ended.extend(self.request_done(token, finished, executor)),
                 }
             }
@@ -64,12 +67,15 @@ impl Vbd {
         self.end(reports);
     }
 
-    fn opened(&mut self, result: Result<(), Errno>) -> Report {
+    fn opened(&mut self, result: Result<(), Errno>, executor: &mut dyn Executor) -> Report {
         let device = self.device;
         match result {
             Ok(()) => {
                 let generation = self.disk.engine().header().generation;
                 self.noted(|run_state| run_state.note_opened(generation));
+                if let Some(clients) = &mut self.clients {
+                    clients.let_in(executor);
+                }
                 Report::Opened {
                     device,
                     disk: self.properties,

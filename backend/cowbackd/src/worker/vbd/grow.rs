@@ -41,19 +41,10 @@ impl Vbd {
     }
 
     /// The disk has grown, or could not. From now on requests may use what is new; the frontend learns of it afterwards.
-    pub(super) fn grown(
-        &mut self,
-        result: Result<(), Errno>,
-        executor: &mut dyn Executor,
-        reports: &mut Vec<Report>,
-    ) {
+    pub(super) fn grown(&mut self, result: Result<(), Errno>, reports: &mut Vec<Report>) {
         self.take_size(reports);
         if let Some(reply) = self.growing.take() {
             let _ = reply.send(result);
-        }
-        // It had to wait.
-        if self.closing {
-            self.close_image(executor);
         }
     }
 
@@ -70,6 +61,9 @@ impl Vbd {
             "{image}: the disk has {sectors} sectors now, and had {}", self.properties.sectors
         );
         self.properties.sectors = sectors;
+        if let Some(clients) = &mut self.clients {
+            clients.resized(self.disk.engine());
+        }
         if let Some(link) = &mut self.link {
             match limits(&self.properties) {
                 Ok(limits) => link.limits = limits,

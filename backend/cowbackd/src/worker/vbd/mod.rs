@@ -4,6 +4,7 @@
 //! (its data given to the guest, the response put on the ring). `resume` does what an earlier process has left over.
 
 mod answer;
+mod emulated;
 mod grow;
 mod in_flight;
 mod resume;
@@ -18,12 +19,14 @@ use blkif::{RawSlot, Reason};
 use blockio::disk::Disk;
 use blockio::executor::Executor;
 use dscow::engine::{Errno, Token};
+use nbd_server::Clients;
 use runstate::RunState;
 use rustc_hash::FxHashSet;
 use slab::Slab;
 use xenstore_glue::runner::Report;
 use xenstore_glue::{DeviceId, DiskProperties};
 
+pub(super) use self::emulated::offer;
 use self::grow::Growing;
 use self::in_flight::{Arrival, InFlight, Origin};
 pub(super) use self::take::Served;
@@ -47,6 +50,8 @@ pub(super) struct Vbd {
     disk: Disk,
     properties: DiskProperties,
     pub(super) link: Option<Link>,
+    /// QEMU, for a guest that does not use its own driver yet.
+    clients: Option<Clients>,
     requests: Slab<InFlight>,
     /// Requests that an earlier process had taken and not answered.
     left_over: VecDeque<(Origin, RawSlot)>,
@@ -72,8 +77,10 @@ pub(super) struct Vbd {
     abandoned: bool,
     /// The disk is being made larger.
     growing: Option<Growing>,
-    /// The image is being closed, or will be when it has grown.
+    /// The image is to be closed.
     closing: bool,
+    /// It is being closed: it has grown, and no client uses it any more.
+    closing_image: bool,
     /// The next daemon goes on with the same frontend.
     handover: bool,
     /// What is under way is left to the next daemon as it is.
@@ -94,6 +101,7 @@ impl Vbd {
         properties: DiskProperties,
         run_state: Option<Box<RunState>>,
         failed_connects: FailedConnects,
+        clients: Option<Clients>,
     ) -> Self {
         let run_state = run_state.map(|run_state| Rc::new(RefCell::new(*run_state)));
         if let Some(run_state) = &run_state {
@@ -111,6 +119,7 @@ impl Vbd {
             disk,
             properties,
             link: None,
+            clients,
             requests: Slab::new(),
             left_over: VecDeque::new(),
             arrivals: Vec::new(),
@@ -125,6 +134,7 @@ impl Vbd {
             abandoned: false,
             growing: None,
             closing: false,
+            closing_image: false,
             handover: false,
             left_behind: false,
             upkeeps_without_space: 0,
@@ -155,13 +165,20 @@ impl Vbd {
             .link
             .as_ref()
             .is_some_and(|link| link.pages.kept_count() > 0);
-        uncommitted || engine.stalled() > 0 || self.reported_waiting || keeps_pages
+        let clients_wait = self
+            .clients
+            .as_ref()
+            .is_some_and(|clients| clients.next_tick().is_some());
+        uncommitted || engine.stalled() > 0 || self.reported_waiting || keeps_pages || clients_wait
     }
 
     /// Does what is due about once a second.
     pub(super) fn upkeep(&mut self, executor: &mut dyn Executor) {
         self.space_is_back = self.disk.engine().stalled() == 0;
         self.disk.commit_idle(executor);
+        if let Some(clients) = &mut self.clients {
+            clients.tick(executor);
+        }
         if !self.is_done_waiting() {
             self.disk.retry_stalled(executor);
         }
@@ -186,20 +203,25 @@ impl Vbd {
         self.disk.open(executor, OPEN);
     }
 
-    /// Commits and closes the image, unless something of it is left to the next daemon.
+    /// Commits and closes the image, unless something of it is left to the next daemon. It waits until nobody else uses it.
     pub(super) fn close(&mut self, handover: bool, executor: &mut dyn Executor) {
         self.closing = true;
         self.handover = handover;
-        if self.growing.is_none() {
-            self.close_image(executor);
+        if let Some(clients) = &mut self.clients {
+            clients.see_off(executor);
         }
     }
 
-    fn close_image(&mut self, executor: &mut dyn Executor) {
-        if !self.left_behind {
+    /// Closes the image if that is due; whether it was.
+    fn close_image_if_free(&mut self, executor: &mut dyn Executor) -> bool {
+        let is_free = self.growing.is_none() && !self.has_clients();
+        let is_due = self.closing && is_free && !self.closing_image && !self.left_behind;
+        if is_due {
+            self.closing_image = true;
             self.noted(RunState::note_closing);
             self.disk.close(executor, CLOSE);
         }
+        is_due
     }
 
     /// Stops taking requests; [`Vbd::settle`] reports when those that were taken are answered. Unless the guest is to
@@ -220,6 +242,7 @@ impl Vbd {
     pub(super) fn statistics(&self) -> VbdStatistics {
         let engine = self.disk.engine();
         let layout = engine.layout();
+        let clients = self.clients.as_ref();
         VbdStatistics {
             virtual_size_bytes: layout.virtual_size(),
             allocated_bytes: engine.allocated_blocks() << layout.block_size().shift(),
@@ -232,6 +255,8 @@ impl Vbd {
             in_flight: self.requests.len() as u64,
             waiting_for_space: engine.stalled() as u64,
             space_waits: engine.stats().stalls,
+            emulated_clients: clients.map_or(0, |clients| clients.count() as u64),
+            emulated_requests: clients.map_or(0, |clients| clients.statistics().requests),
             ..self.statistics.clone()
         }
     }

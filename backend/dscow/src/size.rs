@@ -1,7 +1,11 @@
 //! Sizes as people write and read them.
 
 /// Parses a size such as `10G`, `512M`, `4K`, `1.5T` or `1048576`: bytes, or binary units with or without `iB`.
-pub(crate) fn parse(text: &str) -> Result<u64, String> {
+///
+/// # Errors
+///
+/// What is wrong with it, for people.
+pub fn parse(text: &str) -> Result<u64, String> {
     let digits = text
         .find(|c: char| !c.is_ascii_digit() && c != '.')
         .unwrap_or(text.len());
@@ -34,7 +38,7 @@ fn scaled(number: &str, shift: u32) -> Option<u64> {
 }
 
 /// A size for people: `1.5 GiB`.
-pub(crate) fn display(bytes: u64) -> String {
+pub fn display(bytes: u64) -> String {
     const UNITS: [&str; 5] = ["B", "KiB", "MiB", "GiB", "TiB"];
     let mut unit = 0;
     while unit + 1 < UNITS.len() && bytes >> (10 * (unit + 1)) > 0 {

@@ -1,0 +1,247 @@
+//! What the daemon is to be like: what its command line says, else what its configuration file says, else the defaults.
+
+use std::fmt;
+use std::fs;
+use std::io;
+use std::num::NonZeroUsize;
+use std::path::{Path, PathBuf};
+
+use serde::Deserialize;
+use thiserror::Error;
+
+use crate::Options;
+use crate::logging;
+
+/// The file that is read if it is there and no other is named.
+const DEFAULT_FILE: &str = "/etc/cowback/cowbackd.toml";
+
+/// What is logged if nobody says otherwise.
+const DEFAULT_LOG: &str = "info";
+
+/// Where the control socket and what outlives the daemon are, if nobody says otherwise.
+const DEFAULT_RUNTIME_DIR: &str = "/run/cowback";
+
+/// Most queues of a disk.
+const QUEUES_MAX: u8 = 8;
+
+/// What the daemon is to be like.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Settings {
+    /// Where the control socket is, and what the next daemon needs.
+    pub(crate) runtime_dir: PathBuf,
+    /// How many worker threads there are; a default by the number of cores if not given.
+    pub(crate) workers: Option<NonZeroUsize>,
+    /// How many queues a disk may have; a default by the number of cores if not given.
+    pub(crate) queues: Option<u8>,
+    /// What is logged, in the syntax of tracing's `EnvFilter`.
+    pub(crate) log: String,
+}
+
+/// The settings as a configuration file would say them.
+impl fmt::Display for Settings {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self {
+            runtime_dir,
+            workers,
+            queues,
+            log,
+        } = self;
+        writeln!(
+            formatter,
+            "runtime-dir = {:?}",
+            runtime_dir.display().to_string()
+        )?;
+        match workers {
+            Some(workers) => writeln!(formatter, "workers = {workers}")?,
+            None => writeln!(formatter, "# workers: by the number of cores")?,
+        }
+        match queues {
+            Some(queues) => writeln!(formatter, "queues = {queues}")?,
+            None => writeln!(formatter, "# queues: by the number of cores")?,
+        }
+        write!(formatter, "log = {log:?}")
+    }
+}
+
+/// The configuration file. What it does not know is an error: a setting that is misspelt must not be ignored.
+#[derive(Clone, Debug, Default, Deserialize, PartialEq, Eq)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+struct File {
+    runtime_dir: Option<PathBuf>,
+    workers: Option<NonZeroUsize>,
+    queues: Option<u8>,
+    log: Option<String>,
+}
+
+/// Why the daemon's settings cannot be used.
+#[derive(Debug, Error)]
+pub(crate) enum SettingsError {
+    /// The file cannot be read.
+    #[error("{}: cannot be read: {cause}", path.display())]
+    Unreadable { path: PathBuf, cause: io::Error },
+    /// The file is not understood. The cause names the line.
+    #[error("{}: {cause}", path.display())]
+    Syntax {
+        path: PathBuf,
+        cause: Box<toml::de::Error>,
+    },
+    /// A setting makes no sense.
+    #[error("{place}: {cause}")]
+    Value { place: String, cause: String },
+}
+
+impl Settings {
+    /// Gathers the settings, and checks all of them.
+    pub(crate) fn gather(options: &Options) -> Result<Self, SettingsError> {
+        let default = Path::new(DEFAULT_FILE);
+        let (path, must_be_there) = match &options.config {
+            Some(path) => (path.as_path(), true),
+            None => (default, false),
+        };
+        let file = File::read(path, must_be_there)?;
+        let in_file = |setting: &str| format!("{}: {setting}", path.display());
+        if let Some(queues) = file.queues
+            && !(1..=QUEUES_MAX).contains(&queues)
+        {
+            return Err(SettingsError::Value {
+                place: in_file("queues"),
+                cause: format!("{queues} is not between 1 and {QUEUES_MAX}"),
+            });
+        }
+        if let Some(folder) = &file.runtime_dir
+            && !folder.is_absolute()
+        {
+            return Err(SettingsError::Value {
+                place: in_file("runtime-dir"),
+                cause: format!("{} is not an absolute path", folder.display()),
+            });
+        }
+        let (log, place) = match (&options.log, file.log) {
+            (Some(log), _) => (log.clone(), format!("--log {log}")),
+            (None, Some(log)) => (log, in_file("log")),
+            (None, None) => (DEFAULT_LOG.to_owned(), String::new()),
+        };
+        logging::check(&log).map_err(|cause| SettingsError::Value {
+            place,
+            cause: cause.to_string(),
+        })?;
+        let runtime_dir = options.runtime_dir.clone().or(file.runtime_dir);
+        Ok(Self {
+            runtime_dir: runtime_dir.unwrap_or_else(|| DEFAULT_RUNTIME_DIR.into()),
+            workers: options.workers.or(file.workers),
+            queues: options.queues.or(file.queues),
+            log,
+        })
+    }
+}
+
+impl File {
+    fn read(path: &Path, must_be_there: bool) -> Result<Self, SettingsError> {
+        let text = match fs::read_to_string(path) {
+            Ok(text) => text,
+            Err(error) if error.kind() == io::ErrorKind::NotFound && !must_be_there => {
+                return Ok(Self::default());
+            }
+            Err(cause) => {
+                let path = path.to_owned();
+                return Err(SettingsError::Unreadable { path, cause });
+            }
+        };
+        toml::from_str(&text).map_err(|cause| SettingsError::Syntax {
+            path: path.to_owned(),
+            cause: Box::new(cause),
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+
+    /// What a file and a command line come to.
+    fn gather(text: &str, arguments: &[&str]) -> Result<Settings, String> {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("cowbackd.toml");
+        fs::write(&path, text).unwrap();
+        let named = ["cowbackd", "--config", path.to_str().unwrap()];
+        let options = Options::parse_from(named.iter().chain(arguments));
+        let folder = folder.path().to_str().unwrap();
+        Settings::gather(&options).map_err(|error| error.to_string().replace(folder, "DIR"))
+    }
+
+    #[test]
+    fn the_command_line_goes_before_the_file_and_that_before_the_defaults() {
+        let plain = gather("", &[]).unwrap();
+        let expected = Settings {
+            runtime_dir: "/run/cowback".into(),
+            workers: None,
+            queues: None,
+            log: "info".into(),
+        };
+        assert_eq!(plain, expected);
+        let text = "runtime-dir = '/run/other'\nworkers = 2\nqueues = 3\nlog = 'debug'\n";
+        let of_file = Settings {
+            runtime_dir: "/run/other".into(),
+            workers: NonZeroUsize::new(2),
+            queues: Some(3),
+            log: "debug".into(),
+        };
+        assert_eq!(gather(text, &[]).unwrap(), of_file);
+        let both = gather(text, &["--queues", "8", "--log", "warn"]).unwrap();
+        let expected = Settings {
+            queues: Some(8),
+            log: "warn".into(),
+            ..of_file
+        };
+        assert_eq!(both, expected);
+        // What is shown is a file that says the same.
+        assert_eq!(gather(&both.to_string(), &[]).unwrap(), both);
+        assert_eq!(gather(&plain.to_string(), &[]).unwrap(), plain);
+    }
+
+    #[test]
+    fn what_makes_no_sense_is_named() {
+        for (text, arguments, parts) in [
+            (
+                "worker = 2",
+                &[][..],
+                &[
+                    "DIR/cowbackd.toml",
+                    "line 1",
+                    "unknown field `worker`",
+                    "`workers`",
+                ][..],
+            ),
+            ("workers = 0", &[], &["line 1", "nonzero"]),
+            ("workers = 'two'", &[], &["line 1", "invalid type"]),
+            (
+                "queues = 9",
+                &[],
+                &["cowbackd.toml: queues: 9 is not between 1 and 8"],
+            ),
+            ("queues = 0", &[], &["is not between"]),
+            (
+                "runtime-dir = 'run'",
+                &[],
+                &["runtime-dir: run is not an absolute path"],
+            ),
+            ("log = 'a=b=c'", &[], &["cowbackd.toml: log: "]),
+            ("", &["--log", "a=b=c"], &["--log a=b=c: "]),
+            ("workers = 1\nworkers = 2", &[], &["line 2", "duplicate"]),
+            ("[section]", &[], &["unknown field `section`"]),
+        ] {
+            let error = gather(text, arguments).unwrap_err();
+            for part in parts {
+                assert!(error.contains(part), "{text}: {error}");
+            }
+        }
+        let options = Options::parse_from(["cowbackd", "--config", "/nowhere/c.toml"]);
+        let error = Settings::gather(&options).unwrap_err().to_string();
+        assert!(
+            error.starts_with("/nowhere/c.toml: cannot be read: "),
+            "{error}"
+        );
+    }
+}
