@@ -7,7 +7,7 @@ SHELL := /bin/bash
 nextest := $(shell command -v cargo-nextest 2> /dev/null)
 scripts := $(shell git ls-files --cached --others --exclude-standard | xargs -r grep -lE '^\#!.*\b(ba)?sh$$|^\# shellcheck shell=' -- 2> /dev/null)
 
-.PHONY: build demo check test xen-test xen-test-programs xen-shell crash fuzz fuzz-keep hotplug-test bench bench-report xen-bench xen-bench-report deps deps-build deps-check deps-xen deps-bench fmt clippy unit-test shellcheck
+.PHONY: build demo check test xen-test xen-test-programs xen-shell crash fuzz fuzz-keep hotplug-test bench bench-report xen-bench xen-bench-report deb deps deps-build deps-check deps-xen deps-bench deps-deb fmt clippy unit-test shellcheck
 
 build: deps-build
 	cargo build --release --locked -p cowback -p cowbackd
@@ -60,6 +60,12 @@ xen-bench-report:
 	target/release/bench xen-report target/bench/xen-bench.json > target/bench/performance-xen.md
 	mv target/bench/performance-xen.md docs/performance-xen.md
 
+# The Debian package, in target/deb, and what lintian says of it.
+deb: build deps-deb
+	cargo build --release --locked -p manuals
+	packaging/debian/build target/deb
+	lintian --fail-on error,warning target/deb/cowback_*.deb
+
 hotplug-test:
 	tests/hotplug/run
 
@@ -94,7 +100,7 @@ endif
 shellcheck: deps-check
 	shellcheck -x $(scripts)
 
-deps: deps-build deps-check deps-xen deps-bench
+deps: deps-build deps-check deps-xen deps-bench deps-deb
 
 deps-build:
 	@tests/xen/host/install build
@@ -107,3 +113,6 @@ deps-xen:
 
 deps-bench:
 	@tests/xen/host/install bench
+
+deps-deb:
+	@tests/xen/host/install deb

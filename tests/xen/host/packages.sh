@@ -8,6 +8,8 @@ build_packages=(build-essential pkg-config libxen-dev libclang-dev)
 # e2fsprogs, xfsprogs, mount: images on file systems with and without large files, and on devices that are mounted.
 # python3: another reader of images.
 check_packages=(shellcheck qemu-utils libnbd-bin fio strace e2fsprogs xfsprogs mount python3)
+# The package of the product, and its check.
+deb_packages=(debhelper dpkg-dev lintian)
 # linux-perf: where the time of the daemon's worker goes.
 bench_packages=(fio qemu-utils libnbd-bin valgrind linux-perf e2fsprogs xfsprogs util-linux mount mmdebstrap debian-archive-keyring)
 
