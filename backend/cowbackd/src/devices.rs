@@ -13,10 +13,10 @@ use tokio::sync::oneshot;
 use xenstore_glue::DeviceId;
 use xenstore_glue::runner::{BackendConfig, DeviceMode, Order, Report};
 
+use crate::disk_target::Target;
 use crate::emulated::Sockets;
 use crate::images::{self, ForFrontend};
 use crate::inheritance::Inheritance;
-use crate::target::Target;
 use crate::worker::{FailedConnects, ToWorker, VbdStatistics, WorkerHandle};
 
 pub(crate) use resize::ResizeError;

@@ -15,8 +15,8 @@ use thiserror::Error;
 use uuid::Uuid;
 use xenstore_glue::{DeviceId, DiskProperties};
 
+use crate::disk_target::{Cache, Target, TargetError};
 use crate::inheritance::Inheritance;
-use crate::target::{Cache, Target, TargetError};
 
 /// Blocks of an image are never smaller than a page, so the physical size, which guests align to, is a page.
 const PHYSICAL_SECTOR_SIZE: u32 = 4096;

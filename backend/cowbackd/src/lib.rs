@@ -6,13 +6,13 @@
 mod control;
 mod daemon;
 mod devices;
+mod disk_target;
 mod emulated;
 mod images;
 mod inheritance;
 mod logging;
 mod settings;
 mod sole;
-mod target;
 mod worker;
 
 use std::io;
