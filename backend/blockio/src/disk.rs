@@ -10,7 +10,7 @@ mod tests;
 use std::path::Path;
 use std::sync::Arc;
 
-use dscow::engine::{Action, BounceId, Engine, Errno, Memory, OpId, Request, Token};
+use dscow::engine::{Action, BounceId, Engine, Errno, Memory, OnNoSpace, OpId, Request, Token};
 use dscow::layout::Layout;
 use dscow::parents::LayerIndex;
 use dscow::units::{BlockIndex, DiskRange, FileOffset};
@@ -214,6 +214,22 @@ impl Disk {
     pub fn retry_stalled(&mut self, executor: &mut dyn Executor) {
         self.engine.retry_stalled();
         self.drive(executor);
+    }
+
+    /// Changes what is done when the host has run out of space, see [`Engine::set_on_no_space`].
+    pub fn set_on_no_space(&mut self, on_no_space: OnNoSpace, executor: &mut dyn Executor) {
+        self.engine.set_on_no_space(on_no_space);
+        self.drive(executor);
+    }
+
+    /// Whether writes are searched for whole blocks of zeros.
+    pub fn detects_zeroes(&self) -> bool {
+        self.options.detect_zeroes
+    }
+
+    /// Has writes from now on searched for whole blocks of zeros, which become holes, or not any more.
+    pub fn set_detect_zeroes(&mut self, detect_zeroes: bool) {
+        self.options.detect_zeroes = detect_zeroes;
     }
 
     /// Gives up what waits for space, see [`Engine::fail_stalled`].

@@ -398,6 +398,11 @@ impl RunState {
         is_closing.then(|| load_u64(&self.memory, WORD_GENERATION))
     }
 
+    /// The generation that the image had when it was opened.
+    pub fn opened_generation(&self) -> u64 {
+        load_u64(&self.memory, WORD_GENERATION)
+    }
+
     /// Forgets what was allocated: all of it is in the image, which was closed.
     ///
     /// # Errors

@@ -119,6 +119,8 @@ pub struct Engine {
     bounces: u64,
     /// What was allocated and not told yet, if somebody wants to know.
     allocations: Option<Vec<BlockRun>>,
+    /// Some request was to change the disk.
+    changed: bool,
     stats: Stats,
 }
 
@@ -189,6 +191,7 @@ impl Engine {
             actions: VecDeque::new(),
             bounces: 0,
             allocations: None,
+            changed: false,
             stats: Stats::default(),
         }
     }
@@ -332,12 +335,17 @@ impl Engine {
             .is_set(BlockIndex(self.layout.block_count() - 1))
     }
 
+    /// Whether anything was to be changed since it was opened.
+    pub fn has_changed(&self) -> bool {
+        self.changed
+    }
+
     /// Counters since the image was opened.
     pub fn stats(&self) -> Stats {
         self.stats
     }
 
-    fn admit(&self, request: Request) -> Result<(), Errno> {
+    fn admit(&mut self, request: Request) -> Result<(), Errno> {
         let changed = match request {
             Request::Flush => None,
             Request::Read(range) => {
@@ -356,7 +364,9 @@ impl Engine {
             }
             self.check_range(range)?;
         }
-        self.lifecycle.admit()
+        self.lifecycle.admit()?;
+        self.changed |= changed.is_some();
+        Ok(())
     }
 
     fn assert_whole_blocks(&self, range: DiskRange, zeros: &[DiskRange]) {

@@ -20,6 +20,18 @@ impl Engine {
         }
     }
 
+    /// What is done when the host has run out of space.
+    pub fn on_no_space(&self) -> OnNoSpace {
+        self.options.on_no_space
+    }
+
+    /// Changes what is done when the host has run out of space. What waits already is tried again, and fails if it finds none
+    /// and is not to wait.
+    pub fn set_on_no_space(&mut self, on_no_space: OnNoSpace) {
+        self.options.on_no_space = on_no_space;
+        self.retry_stalled();
+    }
+
     /// Instead of [`Engine::complete`]: the action `op` found no space, and the driver is about to make some. It waits
     /// until [`Engine::retry_stalled`], whatever the image's policy is. Tells whether `op` is an action that can wait; if
     /// not, nothing has happened.

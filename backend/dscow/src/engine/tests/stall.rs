@@ -112,3 +112,24 @@ fn a_sync_without_space_has_lost_data_and_does_not_wait() {
     disk.submit_flush(3);
     assert_eq!(disk.take_result(Token(3)), Some(Err(Errno::ENOSPC)));
 }
+
+#[test]
+fn a_change_of_policy_holds_for_what_waits_already() {
+    let mut disk = patient();
+    disk.submit_write(1, 0, &[9; 4096]);
+    disk.complete(0, Err(Errno::ENOSPC));
+    disk.engine.set_on_no_space(OnNoSpace::Report);
+    disk.collect();
+    disk.complete(0, Err(Errno::ENOSPC));
+    assert_eq!(disk.take_result(Token(1)), Some(Err(Errno::ENOSPC)));
+    assert_eq!(disk.engine.stalled(), 0);
+    disk.engine.set_on_no_space(OnNoSpace::Pause);
+    disk.submit_write(2, 0, &[8; 4096]);
+    disk.complete(0, Err(Errno::ENOSPC));
+    assert_eq!(disk.engine.stalled(), 1);
+    // There is space again: nothing is lost by the change.
+    disk.engine.set_on_no_space(OnNoSpace::Report);
+    disk.run();
+    assert_eq!(disk.take_result(Token(2)), Some(Ok(())));
+    assert_eq!(disk.read(0, 4096), [8; 4096]);
+}
