@@ -199,6 +199,9 @@ fn connects<S: Subject>(mut world: World<S>) -> Checked {
     world.take(Step::Hotplug(HotplugStatus::Connected), Writes::Work)?;
     world.take(Step::Add, Writes::Work)?;
     world.settle(Step::Succeed)?;
+    // Its image may have been lent, and comes back.
+    world.take(Step::Retry, Writes::Work)?;
+    world.settle(Step::Succeed)?;
     for _ in 0..20 {
         let frontend = world.cooperative_frontend();
         if world.link && frontend == State::Connected {

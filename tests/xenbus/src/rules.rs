@@ -40,12 +40,15 @@ impl<S: Subject> World<S> {
             Action::Connect { adopt } => return self.connect(*adopt),
             Action::Disconnect { handover } => {
                 rule(self.link, "disconnected while not connected")?;
-                rule(!handover || self.shutdown, "handed over while running")?;
+                let leaving = self.shutdown || self.lending;
+                rule(!handover || leaving, "handed over while running")?;
+                self.lent_link = *handover && self.lending;
                 self.order = Some(Order::Disconnect);
             }
             Action::Close { handover } => {
                 rule(self.image && !self.link, "closed while connected or closed")?;
-                rule(!handover || self.shutdown, "handed over while running")?;
+                let leaving = self.shutdown || self.lending;
+                rule(!handover || leaving, "handed over while running")?;
                 self.order = Some(Order::Close);
             }
             Action::AnswerAdd(answer) => {

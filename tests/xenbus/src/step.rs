@@ -45,6 +45,8 @@ pub enum Step {
     Stray(Stray),
     /// The daemon is to end.
     Shutdown,
+    /// Another device of the same guest is to have the image.
+    Lend,
 }
 
 /// An answer to a question that was not asked.

@@ -118,6 +118,10 @@ pub struct World<S> {
     pub(crate) add_waiting: bool,
     pub(crate) remove_waiting: bool,
     pub(crate) shutdown: bool,
+    /// The image is wanted by another device of the same guest.
+    pub(crate) lending: bool,
+    /// Its link was let go of for that, and the frontend was not told.
+    pub(crate) lent_link: bool,
     pub(crate) finished: bool,
     pub(crate) forgotten: bool,
     pub(crate) write_failed: bool,
@@ -166,6 +170,8 @@ impl<S: Subject> World<S> {
             add_waiting: false,
             remove_waiting: false,
             shutdown: false,
+            lending: false,
+            lent_link: false,
             finished: false,
             forgotten: false,
             write_failed: false,
@@ -241,6 +247,9 @@ impl<S: Subject> World<S> {
         }
         if self.link {
             steps.push(Step::Fault);
+        }
+        if self.image && !self.lending {
+            steps.push(Step::Lend);
         }
         if self.image && self.properties.sectors != GROWN_SECTORS {
             steps.push(Step::Resize);
@@ -333,6 +342,10 @@ impl<S: Subject> World<S> {
             Step::Shutdown => {
                 self.shutdown = true;
                 Event::Shutdown
+            }
+            Step::Lend => {
+                self.lending = true;
+                Event::Lend
             }
             seen => {
                 self.alter(seen);
@@ -454,6 +467,10 @@ impl<S: Subject> World<S> {
             Order::Close => {
                 self.image = false;
                 self.properties = DISK;
+                if std::mem::take(&mut self.lending) {
+                    // The next link goes on where this one stopped, as one of another process would.
+                    self.wrote_state &= !std::mem::take(&mut self.lent_link);
+                }
                 Event::Closed
             }
         }

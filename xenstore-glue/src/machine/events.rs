@@ -97,6 +97,9 @@ pub enum Event {
     },
     /// The daemon is to end and to leave everything to the next one.
     Shutdown,
+    /// Another device is to have the image: its guest goes on there. What is held is let go of as in a shutdown, so that this
+    /// device can take it up again (after [`Event::Retry`]) if the guest comes back.
+    Lend,
     /// Answer to `Open`.
     Opened(DiskProperties),
     /// Answer to `Open`.
@@ -145,12 +148,12 @@ pub enum Action {
     },
     /// Order: take no more requests, finish those that were taken, unmap.
     Disconnect {
-        /// The next process will connect to the same rings.
+        /// The next process, or this one later, will connect to the same rings.
         handover: bool,
     },
     /// Order: commit and close the image, release its lock.
     Close {
-        /// The next process will open it for the same frontend.
+        /// The next process, or this one later, will open it for the same frontend.
         handover: bool,
     },
     /// Answer every waiting hotplug `add`.

@@ -28,6 +28,9 @@ enum Pending {
     Close,
 }
 
+/// Why a device that has lent its image does not open it.
+const LENT: &str = "its image was lent to another device of the same guest";
+
 /// How far a shutdown of the daemon is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 enum Shutdown {
@@ -77,6 +80,7 @@ pub struct Machine {
     add_waiting: bool,
     remove_waiting: bool,
     shutdown: Shutdown,
+    lending: bool,
     handed_over: bool,
     forgotten: bool,
 }
@@ -116,6 +120,7 @@ impl Machine {
             add_waiting: false,
             remove_waiting: false,
             shutdown: Shutdown::No,
+            lending: false,
             handed_over: false,
             forgotten: false,
         };
@@ -154,6 +159,10 @@ impl Machine {
                     self.shutdown = Shutdown::Asked;
                 }
             }
+            // Without an image there is nothing to lend.
+            Event::Lend => {
+                self.lending = self.image.is_some() || self.pending == Some(Pending::Open);
+            }
             Event::Resized(disk) => {
                 if let Some(image) = &mut self.image {
                     *image = disk;
@@ -188,6 +197,11 @@ impl Machine {
     /// The daemon has connected the rings and has not disconnected them since.
     pub fn is_connected(&self) -> bool {
         self.linked
+    }
+
+    /// It was asked to lend its image and has not let go of it yet.
+    pub fn is_lending(&self) -> bool {
+        self.lending
     }
 
     /// What is wrong with the device, if anything.
@@ -284,6 +298,7 @@ impl Machine {
                 actions.push(Action::RecordError(reason.clone()));
                 self.open_failure = Some(reason);
                 self.wanted = false;
+                self.lending = false;
             }
             (Some(Pending::Connect), Event::Connected) => self.linked = true,
             (Some(Pending::Connect), Event::ConnectFailed { reason }) => {
@@ -296,10 +311,24 @@ impl Machine {
                 self.inherited = false;
                 self.rings_changed = false;
             }
-            (Some(Pending::Close), Event::Closed) => self.image = None,
+            (Some(Pending::Close), Event::Closed) => self.closed(),
             _ => return,
         }
         self.pending = None;
+    }
+
+    fn closed(&mut self) {
+        self.image = None;
+        let was_lent = std::mem::take(&mut self.lending) && !self.stale;
+        // Of this link, and not of one to come.
+        let handed_over = std::mem::take(&mut self.handed_over);
+        if was_lent && handed_over {
+            // As if another process had served this frontend, which may be adopted again.
+            let state = self.backend_state();
+            let connected = XenbusState::Connected;
+            self.inherited = state == connected && self.frontend.is(connected);
+            self.open_failure = Some(LENT.into());
+        }
     }
 
     /// The backend is in the state that it was to go to.

@@ -125,10 +125,10 @@ impl Machine {
     // Letting go.
 
     fn release(&mut self) -> Option<Action> {
-        let shutting_down = self.shutdown != Shutdown::No;
+        let leaving = self.shutdown != Shutdown::No || self.lending;
         if self.linked {
             let may_stay = self.may_stay_linked();
-            if may_stay && !shutting_down {
+            if may_stay && !leaving {
                 return None;
             }
             self.pending = Some(Pending::Disconnect);
@@ -137,13 +137,13 @@ impl Machine {
         }
         if self.image.is_some() {
             let may_stay = self.image_may_stay();
-            if may_stay && !shutting_down {
+            if may_stay && !leaving {
                 return None;
             }
             self.pending = Some(Pending::Close);
             self.wanted = self.add_waiting;
             return Some(Action::Close {
-                handover: shutting_down && (may_stay || self.handed_over),
+                handover: leaving && (may_stay || self.handed_over),
             });
         }
         None

@@ -22,6 +22,8 @@ pub struct RunnerConfig {
     pub limits: Limits,
     /// How to detach a disk that is in use.
     pub detach: DetachPolicy,
+    /// What to publish as `kthread-pid`, where the toolstack's tools look for the process that serves a disk.
+    pub pid: u32,
     /// `/sys`
     pub sysfs_root: PathBuf,
     /// How long until something that failed is tried again.
@@ -42,6 +44,7 @@ impl RunnerConfig {
             features,
             limits,
             detach: DetachPolicy::default(),
+            pid: std::process::id(),
             sysfs_root: "/sys".into(),
             retry_after: Duration::from_secs(5),
             retire_watches_after: Duration::from_secs(10),
@@ -79,6 +82,8 @@ pub struct BackendConfig {
     pub removable: bool,
     /// `discard-enable`; yes if it does not say.
     pub discard_enable: bool,
+    /// The frontend domain's name. `None` where it cannot be read.
+    pub domain_name: Option<String>,
     /// The frontend domain's `vm` path, `/vm/<uuid>`: the same for a guest before and after its
     /// reboot or migration. `None` where it cannot be read (in a driver domain).
     pub vm: Option<String>,
@@ -250,6 +255,7 @@ pub struct Handle {
 pub(super) enum Request {
     Add(DeviceId, oneshot::Sender<Result<(), String>>),
     Remove(DeviceId, oneshot::Sender<Result<(), String>>),
+    Lend(DeviceId, oneshot::Sender<()>),
     Snapshot(oneshot::Sender<Vec<DeviceStatus>>),
     Shutdown(oneshot::Sender<()>),
 }
@@ -272,6 +278,15 @@ impl Handle {
         self.ask(|answer| Request::Remove(device, answer))
             .await
             .map_err(|error| error.to_string())?
+    }
+
+    /// Has a device let go of its image, for another device of the same guest to go on with: what was taken is answered, and the
+    /// image closed, without a word in xenstore. Returns when that is done, at once if the image is not open.
+    ///
+    /// # Errors
+    /// If the runner has ended.
+    pub async fn lend(&self, device: DeviceId) -> Result<(), HandleError> {
+        self.ask(|answer| Request::Lend(device, answer)).await
     }
 
     /// All devices, in the order of their ids.

@@ -113,6 +113,7 @@ pub(super) async fn read_config(
     ];
     let mut paths = NAMES.map(|name| device.node(name)).to_vec();
     paths.push(format!("/local/domain/{frontend_domid}/vm"));
+    paths.push(format!("/local/domain/{frontend_domid}/name"));
     let nodes = store.read_all(&paths).await?;
     let value = |index: usize| nodes.get(index).and_then(Node::value);
 
@@ -136,6 +137,7 @@ pub(super) async fn read_config(
         frontend_domid,
         removable: value(4) == Some("1"),
         discard_enable: value(5) != Some("0"),
+        domain_name: value(7).map(str::to_owned),
         vm: value(6).map(str::to_owned),
     }))
 }

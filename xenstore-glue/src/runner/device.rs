@@ -18,6 +18,7 @@ pub(super) struct Device {
     pub(super) rings: Option<FrontendConfig>,
     pub(super) adders: Vec<oneshot::Sender<Result<(), String>>>,
     pub(super) removers: Vec<oneshot::Sender<Result<(), String>>>,
+    pub(super) borrowers: Vec<oneshot::Sender<()>>,
     pub(super) error_recorded: bool,
     pub(super) finished: bool,
 }
@@ -31,6 +32,7 @@ impl Device {
             rings: None,
             adders: Vec::new(),
             removers: Vec::new(),
+            borrowers: Vec::new(),
             error_recorded: false,
             finished: false,
         }

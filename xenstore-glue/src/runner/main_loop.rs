@@ -165,6 +165,14 @@ impl Runner {
         match request {
             Request::Add(device, answer) => self.hotplug_add(device, answer).await,
             Request::Remove(device, answer) => self.hotplug_remove(device, answer).await,
+            Request::Lend(device, answer) => {
+                let Some(entry) = self.devices.get_mut(&device) else {
+                    answer.send(()).ok();
+                    return Ok(());
+                };
+                entry.borrowers.push(answer);
+                self.feed(device, Event::Lend).await
+            }
             Request::Snapshot(answer) => {
                 let statuses = self.devices.iter();
                 let statuses = statuses.map(|(device, entry)| entry.status(*device));

@@ -47,6 +47,13 @@ impl Runner {
             let actions = entry.machine.handle(event);
             events.extend(self.perform(device, actions).await?);
         }
+        if let Some(entry) = self.devices.get_mut(&device)
+            && !entry.machine.is_lending()
+        {
+            for borrower in entry.borrowers.drain(..) {
+                borrower.send(()).ok();
+            }
+        }
         let wants_retry = |entry: &super::device::Device| entry.machine.wants_retry();
         if self.devices.get(&device).is_some_and(wants_retry) {
             self.to_retry.insert(device);
@@ -286,6 +293,15 @@ impl Runner {
             Ok(config) => config,
             Err(reason) => return Ok(Some(Event::OpenFailed { reason })),
         };
+        // Also of a guest that another process served before, which sees nothing of it.
+        let path = device.node("kthread-pid");
+        if let Write::Refused(error) = self
+            .store
+            .write(&path, &self.config.pid.to_string())
+            .await?
+        {
+            warn!(%device, "writing {path}: {error}");
+        }
         self.order(Order::Open { device, config })?;
         Ok(None)
     }

@@ -40,6 +40,7 @@ fn a_disk_is_attached_used_and_detached() {
                     frontend_domid: DomId::new(1).unwrap(),
                     removable: false,
                     discard_enable: true,
+                    domain_name: None,
                     vm: Some("/vm/an-uuid".into()),
                 },
             }
@@ -194,6 +195,7 @@ fn a_new_daemon_adopts_connected_guests_without_a_word() {
             })
             .await;
             assert!(matches!(host.order().await, Order::Open { .. }));
+            assert_eq!(written_to(&host, xvda), its_process());
             host.report(Report::Opened {
                 device: xvda,
                 disk: DISK,
@@ -299,6 +301,11 @@ fn written_to(host: &Host, device: DeviceId) -> Vec<(String, String)> {
         .collect()
 }
 
+/// What no guest looks at.
+fn its_process() -> Vec<(String, String)> {
+    vec![("kthread-pid".to_owned(), std::process::id().to_string())]
+}
+
 fn a_new_size() -> Vec<(String, String)> {
     [("sectors", "4096"), ("state", "4")]
         .map(|(name, value)| (name.to_owned(), value.to_owned()))
@@ -357,6 +364,7 @@ fn a_new_daemon_tells_an_adopted_guest_what_the_last_one_did_not() {
             })
             .await;
             assert!(matches!(host.order().await, Order::Open { .. }));
+            assert_eq!(written_to(&host, xvda), its_process());
             host.report(Report::Opened {
                 device: xvda,
                 disk: GROWN,
