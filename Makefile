@@ -7,7 +7,7 @@ SHELL := /bin/bash
 nextest := $(shell command -v cargo-nextest 2> /dev/null)
 scripts := $(shell git ls-files --cached --others --exclude-standard | xargs -r grep -lE '^\#!.*\b(ba)?sh$$|^\# shellcheck shell=' -- 2> /dev/null)
 
-.PHONY: build demo check test xen-test xen-test-programs xen-shell crash fuzz fuzz-keep hotplug-test bench bench-report xen-bench xen-bench-report deb deps deps-build deps-check deps-xen deps-bench deps-deb fmt clippy unit-test shellcheck
+.PHONY: build demo check test api-test xen-test xen-test-programs xen-shell crash fuzz fuzz-keep hotplug-test bench bench-report xen-bench xen-bench-report deb deps deps-build deps-check deps-xen deps-bench deps-deb fmt clippy unit-test shellcheck
 
 build: deps-build
 	cargo build --release --locked -p cowback -p cowbackd
@@ -18,7 +18,12 @@ demo: build deps-xen
 
 check: deps-build deps-check fmt clippy unit-test shellcheck
 
-test: check crash fuzz hotplug-test xen-test
+test: check api-test crash fuzz hotplug-test xen-test
+
+# The control API against its own description.
+api-test: deps-build deps-check
+	cargo build --locked -p cowback -p cowbackd -p simxen-shim
+	tests/api/run
 
 # Every rule of the engine broken once, every state that a power failure can leave, up to a bound: five minutes.
 crash: deps-build
@@ -72,10 +77,12 @@ hotplug-test:
 xen-test: build deps-xen xen-test-programs
 	tests/xen/run
 
-# What cases run in dom0 beside the product.
-xen-test-programs: deps-build
+# What cases run in dom0 beside the product, and the product's package, twice: one is an upgrade of the other.
+xen-test-programs: deps-build deps-deb build
 	cargo build --release --locked -p powerfail
 	cargo build --release --locked -p xengnttab --example map_or_copy
+	cargo build --release --locked -p manuals
+	for version in 1 2; do COWBACK_DEB_VERSION=$$version packaging/debian/build target/deb/$$version; done
 
 # dom0's console with the product installed, to look around.
 xen-shell: build deps-xen

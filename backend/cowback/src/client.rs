@@ -74,6 +74,22 @@ impl<'a> Client<'a> {
         self.call(Method::POST, path, Bytes::from(body.to_string()))
     }
 
+    pub(crate) fn put<T: DeserializeOwned>(
+        &self,
+        path: &str,
+        body: &serde_json::Value,
+    ) -> Result<T, ClientError> {
+        self.call(Method::PUT, path, Bytes::from(body.to_string()))
+    }
+
+    pub(crate) fn patch<T: DeserializeOwned>(
+        &self,
+        path: &str,
+        body: &serde_json::Value,
+    ) -> Result<T, ClientError> {
+        self.call(Method::PATCH, path, Bytes::from(body.to_string()))
+    }
+
     fn call<T: DeserializeOwned>(
         &self,
         method: Method,

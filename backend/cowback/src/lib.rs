@@ -7,7 +7,10 @@
 
 mod client;
 mod commands;
+mod disks;
 mod error;
+mod forest;
+mod host;
 mod output;
 mod picture;
 mod progress;
@@ -25,7 +28,7 @@ use crate::waiting_guest::RuntimeDirArg;
 /// Copy-on-write disk images for Xen guests.
 ///
 /// Exit codes: 0 done; 1 failed, with the reason on standard error; 2 wrong usage; 3 `check` found something
-/// wrong with the image, or could not repair all of it; 4 `diff --exit-code` found a difference.
+/// wrong with the image, or could not repair all of it, or `doctor` found something wrong with the host; 4 `diff --exit-code` found a difference.
 #[derive(Parser)]
 #[command(name = "cowback", version, max_term_width = 100)]
 struct Cli {
@@ -48,6 +51,12 @@ enum Command {
     Rebase(commands::rebase::Args),
     Resize(commands::resize::Args),
     List(commands::list::Args),
+    Show(commands::show::Args),
+    Set(commands::set::Args),
+    Top(commands::top::Args),
+    Tree(commands::tree::Args),
+    Log(commands::log::Args),
+    Doctor(commands::doctor::Args),
     Hotplug(commands::hotplug::Args),
 }
 
@@ -78,6 +87,12 @@ impl Command {
             Self::Rebase(args) => commands::rebase::run(args),
             Self::Resize(args) => commands::resize::run(args, runtime_dir),
             Self::List(args) => commands::list::run(args),
+            Self::Show(args) => commands::show::run(args),
+            Self::Set(args) => commands::set::run(args),
+            Self::Top(args) => commands::top::run(args),
+            Self::Tree(args) => commands::tree::run(args),
+            Self::Log(args) => commands::log::run(args),
+            Self::Doctor(args) => commands::doctor::run(args),
             Self::Hotplug(args) => commands::hotplug::run(args),
         }
     }
@@ -96,7 +111,12 @@ impl Command {
             Self::Rebase(args) => args.json,
             Self::Resize(args) => args.json,
             Self::List(args) => args.json,
-            Self::Hotplug(_) => false,
+            Self::Show(args) => args.json,
+            Self::Set(args) => args.json,
+            Self::Tree(args) => args.json,
+            Self::Log(args) => args.json,
+            Self::Doctor(args) => args.json,
+            Self::Hotplug(_) | Self::Top(_) => false,
         }
     }
 }

@@ -5,7 +5,7 @@ use std::io::{self, IsTerminal};
 /// Most rows of a picture.
 const ROWS_MAX: u64 = 16;
 /// Most cells in a row.
-const COLUMNS_MAX: u64 = 128;
+pub(crate) const COLUMNS_MAX: u64 = 128;
 /// Fewest bytes in a cell.
 const CELL_MIN: u64 = 4096;
 
@@ -103,6 +103,43 @@ impl Picture {
         cells.chunks(self.columns).map(row).collect()
     }
 
+    /// The whole as an SVG document, with these lines of text below, each with the cell that it is about.
+    pub(crate) fn svg(&self, title: &str, legend: &[(Cell, String)]) -> String {
+        const SIDE: usize = 8;
+        const LINE: usize = 18;
+        let rows = self.cells.len().div_ceil(self.columns);
+        let width = self.columns.max(100) * SIDE;
+        let below = rows * SIDE + LINE;
+        let height = below + (legend.len() + 1) * LINE;
+        let mut svg = format!(
+            "<svg xmlns=\"http://www.w3.org/2000/svg\" width=\"{width}\" height=\"{height}\" \
+             font-family=\"sans-serif\" font-size=\"12\">\n<title>{}</title>\n",
+            escaped(title)
+        );
+        let mut square = |x: usize, y: usize, cell: Cell| {
+            let colour = cell.fill();
+            svg += &format!(
+                "<rect x=\"{x}\" y=\"{y}\" width=\"{SIDE}\" height=\"{SIDE}\" fill=\"{colour}\"/>\n"
+            );
+        };
+        for index in 0..self.cells.len() {
+            let (row, column) = (index / self.columns, index % self.columns);
+            square(column * SIDE, row * SIDE, self.cell(index));
+        }
+        for (index, (cell, _)) in legend.iter().enumerate() {
+            square(0, below + index * LINE, *cell);
+        }
+        for (index, (_, text)) in legend.iter().enumerate() {
+            let y = below + index * LINE + SIDE;
+            svg += &format!(
+                "<text x=\"{}\" y=\"{y}\">{}</text>\n",
+                2 * SIDE,
+                escaped(text)
+            );
+        }
+        svg + "</svg>\n"
+    }
+
     fn cell(&self, index: usize) -> Cell {
         let (top, below) = self.cells[index];
         let start = index as u64 * self.cell_bytes;
@@ -154,6 +191,17 @@ impl Cell {
         }
     }
 
+    /// Its colour in an SVG document.
+    fn fill(self) -> &'static str {
+        match self {
+            Self::Top => "#1b7f3b",
+            Self::SomeTop => "#8fce9f",
+            Self::Below => "#2a5fa5",
+            Self::SomeBelow => "#9dbde6",
+            Self::Zero => "#e8e8e8",
+        }
+    }
+
     /// As it is drawn alone, for the legend.
     pub(crate) fn sample(self, style: Style) -> String {
         match style {
@@ -161,6 +209,19 @@ impl Cell {
             Style::Colour => coloured(&[self]),
         }
     }
+}
+
+/// Text as XML takes it.
+fn escaped(text: &str) -> String {
+    let letter = |letter: char| match letter {
+        '&' => "&amp;".to_owned(),
+        '<' => "&lt;".to_owned(),
+        '>' => "&gt;".to_owned(),
+        // Not allowed in XML at all.
+        letter if letter.is_control() => "\u{fffd}".to_owned(),
+        letter => letter.to_string(),
+    };
+    text.chars().map(letter).collect()
 }
 
 fn coloured(cells: &[Cell]) -> String {
@@ -208,6 +269,20 @@ mod tests {
             picture.rows(Style::Colour),
             ["\x1b[32m█▒\x1b[34m█\x1b[90m·\x1b[0m"]
         );
+    }
+
+    #[test]
+    fn a_document_has_a_square_for_each_cell_and_escapes_names() {
+        let mut picture = Picture::new(4 * 4096, 80);
+        picture.add(0, 4096, Holder::Top);
+        picture.add(8192, 512, Holder::Below);
+        let svg = picture.svg("a<b&c\n", &[(Cell::Zero, "<zeros>".to_owned())]);
+        assert_eq!(svg.matches("<rect ").count(), 5);
+        for (cell, count) in [(Cell::Top, 1), (Cell::SomeBelow, 1), (Cell::Zero, 3)] {
+            assert_eq!(svg.matches(cell.fill()).count(), count, "{svg}");
+        }
+        assert!(svg.contains("<title>a&lt;b&amp;c\u{fffd}</title>"), "{svg}");
+        assert!(svg.contains(">&lt;zeros&gt;</text>") && svg.ends_with("</svg>\n"));
     }
 
     #[test]

@@ -2,6 +2,7 @@
 
 use std::io;
 use std::path::PathBuf;
+use std::time::Instant;
 
 use sd_notify::NotifyState;
 use thiserror::Error;
@@ -10,13 +11,15 @@ use xenstore_glue::runner::{Channels, Handle, Runner, RunnerConfig, RunnerError}
 use xenstore_rs::tokio::XsTokio;
 
 use crate::OpenExecutor;
-use crate::control;
+use crate::control::{self, Context};
 use crate::devices::Devices;
 use crate::emulated::Sockets;
 use crate::inheritance::{Inheritance, InheritanceError};
+use crate::logging::Log;
 use crate::settings::Settings;
 use crate::sole::{Sole, SoleError};
 use crate::worker::{WorkerHandle, accepted, advertised};
+use crate::xentop;
 
 /// Most worker threads by default: one can serve many disks, and dom0 has other work.
 const WORKERS_DEFAULT_MAX: usize = 4;
@@ -60,20 +63,29 @@ pub(crate) fn failed(action: &'static str) -> impl FnOnce(io::Error) -> DaemonEr
 }
 
 /// Runs the daemon until it is told to stop.
-pub(crate) fn run(settings: &Settings, open_executor: OpenExecutor) -> Result<(), DaemonError> {
+pub(crate) fn run(
+    settings: &Settings,
+    log: Log,
+    open_executor: OpenExecutor,
+) -> Result<(), DaemonError> {
     tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
         .map_err(failed("start the runtime"))?
-        .block_on(serve(settings, open_executor))
+        .block_on(serve(settings, log, open_executor))
 }
 
-async fn serve(settings: &Settings, open_executor: OpenExecutor) -> Result<(), DaemonError> {
+async fn serve(
+    settings: &Settings,
+    log: Log,
+    open_executor: OpenExecutor,
+) -> Result<(), DaemonError> {
+    let started = Instant::now();
     // Before anything is opened, so that an early signal is not lost.
     let mut terminate = signal(SignalKind::terminate()).map_err(failed("wait for signals"))?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(failed("wait for signals"))?;
     let _sole = Sole::become_in(&settings.runtime_dir)?;
-    let listener = control::listen(&settings.runtime_dir)?;
+    let listeners = control::listen(&settings.runtime_dir, settings.control_access)?;
     let inheritance = Inheritance::find(&settings.runtime_dir)?;
     let sockets = Sockets::make(&settings.runtime_dir)
         .map_err(failed("make the folder of the sockets for QEMU"))?;
@@ -96,10 +108,23 @@ async fn serve(settings: &Settings, open_executor: OpenExecutor) -> Result<(), D
         env!("CARGO_PKG_VERSION"),
         workers.len()
     );
-    let devices = Devices::new(workers, reports, inheritance, sockets);
+    let devices = Devices::new(
+        workers,
+        reports,
+        inheritance,
+        sockets,
+        handle.clone(),
+        xentop_folder(settings),
+    );
 
     let mut runner = tokio::spawn(runner.run());
-    let mut control = tokio::spawn(control::serve(listener, handle.clone(), devices.clone()));
+    let context = Context {
+        handle: handle.clone(),
+        devices: devices.clone(),
+        log,
+        started,
+    };
+    let mut control = tokio::spawn(control::serve(listeners, context));
     notify(NotifyState::Ready);
 
     let mut stopping: Option<tokio::task::JoinHandle<()>> = None;
@@ -151,6 +176,18 @@ fn finish(
         Ok(Err(error)) => Err(error.into()),
         Err(panic) => Err(failed("serve xenstore")(io::Error::other(panic))),
     }
+}
+
+/// Where xentop reads, if that can be made: disks are served without it, too.
+fn xentop_folder(settings: &Settings) -> Option<xentop::Folder> {
+    let made = xentop::Folder::make(&settings.shared_memory, &settings.runtime_dir);
+    made.inspect_err(|error| {
+        let place = settings.shared_memory.display();
+        tracing::warn!(
+            "{place}: cannot make a folder there, so that xentop shows no disks: {error}"
+        );
+    })
+    .ok()
 }
 
 fn worker_count(settings: &Settings) -> usize {

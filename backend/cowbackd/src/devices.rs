@@ -1,5 +1,6 @@
 //! Which devices there are, on which worker each lives, and the carrying out of the glue's orders.
 
+mod moving;
 mod resize;
 
 use std::collections::HashMap;
@@ -11,13 +12,16 @@ use nbd_server::Socket;
 use tokio::sync::mpsc::UnboundedSender;
 use tokio::sync::oneshot;
 use xenstore_glue::DeviceId;
-use xenstore_glue::runner::{BackendConfig, DeviceMode, Order, Report};
+use xenstore_glue::runner::{BackendConfig, DeviceMode, Handle, Order, Report};
 
 use crate::disk_target::Target;
 use crate::emulated::Sockets;
 use crate::images::{self, ForFrontend};
 use crate::inheritance::Inheritance;
-use crate::worker::{FailedConnects, ToWorker, VbdStatistics, WorkerHandle};
+use crate::worker::{
+    Belongings, FailedConnects, Opening, Policy, Survey, ToWorker, VbdStatistics, WorkerHandle,
+};
+use crate::xentop::{self, StatisticsFile};
 
 pub(crate) use resize::ResizeError;
 
@@ -33,6 +37,19 @@ struct Inner {
     reports: UnboundedSender<Report>,
     inheritance: Inheritance,
     sockets: Sockets,
+    handle: Handle,
+    xentop: Option<xentop::Folder>,
+}
+
+/// How each worker is doing.
+pub(crate) struct Surveys(pub(crate) Vec<Survey>);
+
+impl Surveys {
+    /// How each device is doing whose image is open.
+    pub(crate) fn statistics(self) -> HashMap<DeviceId, VbdStatistics> {
+        let workers = self.0.into_iter();
+        workers.flat_map(|survey| survey.vbds).collect()
+    }
 }
 
 /// A device whose image was asked for.
@@ -44,6 +61,8 @@ pub(crate) struct Device {
     pub(crate) params: String,
     /// Its name in the guest.
     pub(crate) vdev: String,
+    /// The guest, whichever domain it is in.
+    vm: Option<String>,
     pub(crate) read_only: bool,
     /// Which file its image is; known when that is open, and stays when it is closed.
     file: Option<FileIdentity>,
@@ -71,6 +90,8 @@ impl Devices {
         reports: UnboundedSender<Report>,
         inheritance: Inheritance,
         sockets: Sockets,
+        handle: Handle,
+        xentop: Option<xentop::Folder>,
     ) -> Self {
         Self {
             inner: Arc::new(Inner {
@@ -79,6 +100,8 @@ impl Devices {
                 reports,
                 inheritance,
                 sockets,
+                handle,
+                xentop,
             }),
         }
     }
@@ -140,6 +163,39 @@ impl Devices {
         answer.await.ok()
     }
 
+    /// How all workers are doing, and all devices whose images are open.
+    pub(crate) async fn survey(&self) -> Surveys {
+        let asked = self.inner.workers.iter().map(|worker| {
+            let (reply, answer) = oneshot::channel();
+            worker.send(ToWorker::Survey { reply });
+            answer
+        });
+        // All are asked before the first is waited for.
+        let asked: Vec<_> = asked.collect();
+        let mut surveys = Vec::with_capacity(asked.len());
+        for answer in asked {
+            // A worker ends only together with the process.
+            surveys.push(answer.await.unwrap_or_default());
+        }
+        Surveys(surveys)
+    }
+
+    /// Changes how a device is served, and tells how it is now; `None` if its image is not open.
+    pub(crate) async fn set_policy(
+        &self,
+        device: DeviceId,
+        policy: Policy,
+    ) -> Option<VbdStatistics> {
+        let worker = self.get(device)?.worker;
+        let (reply, answer) = oneshot::channel();
+        self.inner.workers[worker].send(ToWorker::SetPolicy {
+            device,
+            policy,
+            reply,
+        });
+        answer.await.ok()
+    }
+
     /// Ends the workers. Nothing may be open any more.
     pub(crate) fn stop(self) {
         // The control API may still hold a clone for the answer that it is writing; the threads end with
@@ -169,14 +225,22 @@ impl Devices {
             worker,
             params: config.params.clone(),
             vdev: config.vdev.clone(),
+            vm: config.vm.clone(),
             read_only,
             file: None,
             can_be_adopted: false,
             failed_connects,
         };
         self.devices().insert(device, entry);
+        if let Some(borrower) = self.borrower(device) {
+            let reason = format!("its image is lent to {borrower}, where its guest goes on");
+            return self.report(Report::OpenFailed { device, reason });
+        }
         let devices = self.clone();
-        tokio::task::spawn_blocking(move || devices.open_blocking(device, worker, &config));
+        tokio::spawn(async move {
+            devices.borrow(device, &config).await;
+            on_a_thread(move || devices.open_blocking(device, worker, &config)).await;
+        });
     }
 
     fn open_blocking(&self, device: DeviceId, worker: usize, config: &BackendConfig) {
@@ -210,22 +274,36 @@ impl Devices {
                     failed_connects = known.failed_connects.clone();
                     known.file = opened.files.first().map(|file| file.identity());
                 }
-                self.inner.workers[worker].send(ToWorker::Open {
+                let opening = Opening {
                     device,
-                    engine: opened.engine,
+                    engine: *opened.engine,
                     files: opened.files,
                     disk: opened.disk,
                     options: opened.options,
-                    run_state: opened.run_state,
-                    failed_connects,
                     socket,
-                });
+                    belongings: Belongings {
+                        run_state: opened.run_state,
+                        failed_connects,
+                        statistics_file: self.statistics_file(device),
+                        loans: self.inner.inheritance.loans_to(device),
+                    },
+                };
+                self.inner.workers[worker].send(ToWorker::Open(Box::new(opening)));
             }
             Err(reason) => {
                 tracing::error!(%device, vdev = config.vdev, "{reason}");
                 self.report(Report::OpenFailed { device, reason });
             }
         }
+    }
+
+    /// What xentop reads. A disk is served without it, too.
+    fn statistics_file(&self, device: DeviceId) -> Option<StatisticsFile> {
+        let file = self.inner.xentop.as_ref()?.file(device);
+        file.unwrap_or_else(|error| {
+            tracing::warn!(%device, "xentop will not show it: {error}");
+            None
+        })
     }
 
     /// A socket for QEMU. A guest that was served before does without rather than not being served.
@@ -267,4 +345,11 @@ impl Devices {
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// Does what blocks.
+async fn on_a_thread<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
+    tokio::task::spawn_blocking(work)
+        .await
+        .expect("the work does not panic, and is not cancelled")
 }

@@ -1,10 +1,15 @@
 //! What the daemon before this one left of its disks, whichever way it ended.
 
+mod loans;
+
 use std::collections::HashMap;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
+
+pub(crate) use self::loans::Loan;
+use self::loans::Loans;
 
 use dscow::header::{Header, State};
 use runstate::{Identity, RunState, RunStateError, path_of};
@@ -46,6 +51,7 @@ pub(crate) struct Inheritance {
     folder: PathBuf,
     /// Which device each owner was; what has been taken over stays, so that it is found again if its opening fails.
     known: Mutex<HashMap<Uuid, String>>,
+    loans: Loans,
 }
 
 impl Inheritance {
@@ -61,6 +67,7 @@ impl Inheritance {
             }
         };
         fs::create_dir_all(&folder).map_err(failed("make it"))?;
+        let loans = Loans::in_dir(runtime_dir).map_err(failed("make the one beside it"))?;
         let mut known = HashMap::new();
         for entry in fs::read_dir(&folder).map_err(failed("list it"))? {
             let path = entry.map_err(failed("list it"))?.path();
@@ -80,6 +87,7 @@ impl Inheritance {
         Ok(Self {
             folder,
             known: Mutex::new(known),
+            loans,
         })
     }
 
@@ -93,9 +101,48 @@ impl Inheritance {
 
     /// A device is gone. What is left of it all the same, since its image was not closed, stays known.
     pub(crate) fn forget(&self, device: DeviceId) {
+        self.loans.forget(device);
+        for loan in self.loans.to(device) {
+            self.settle(device, &loan);
+        }
         let device = device.to_string();
         self.known()
             .retain(|owner, known| *known != device || self.exists(*owner));
+    }
+
+    /// A device is gone that has borrowed an image. If it was not closed, since no daemon was there to do it, what is left of it
+    /// tells whether anything can have been changed.
+    fn settle(&self, borrower: DeviceId, loan: &Loan) {
+        let name = borrower.to_string();
+        let owner = |(owner, known): (&Uuid, &String)| (*known == name).then_some(*owner);
+        let owners: Vec<Uuid> = self.known().iter().filter_map(owner).collect();
+        for owner in owners.into_iter().filter(|owner| self.exists(*owner)) {
+            let left = RunState::open(&path_of(&self.folder, owner));
+            match left.ok().filter(is_untouched) {
+                Some(left) if left.remove().is_ok() => {
+                    self.known().remove(&owner);
+                    loan.returned_unchanged(left.opened_generation());
+                }
+                _ => loan.forget(),
+            }
+        }
+    }
+
+    /// Notes that a device lets another one have its image, and means to have it back.
+    pub(crate) fn note_lent(&self, lender: DeviceId, borrower: DeviceId) {
+        if let Err(error) = self.loans.note(lender, borrower) {
+            tracing::error!(device = %lender, "cannot note that its image is lent: {error}");
+        }
+    }
+
+    /// Who has a device's image, or had it last.
+    pub(crate) fn lent_to(&self, lender: DeviceId) -> Option<DeviceId> {
+        Some(self.loans.of(lender)?.borrower)
+    }
+
+    /// What a device has borrowed.
+    pub(crate) fn loans_to(&self, borrower: DeviceId) -> Vec<Loan> {
+        self.loans.to(borrower)
     }
 
     /// Whether an image is as a daemon left it for the next one to go on with: its guest is being taken over, or will be.
@@ -103,7 +150,7 @@ impl Inheritance {
         let owners: Vec<Uuid> = self.known().keys().copied().collect();
         owners.into_iter().any(|owner| {
             let left = RunState::open(&path_of(&self.folder, owner));
-            left.is_ok_and(|left| belongs_to(&left, header, false))
+            left.is_ok_and(|left| belongs_to(&left, header, false, None))
         })
     }
 
@@ -128,10 +175,14 @@ impl Inheritance {
             .iter()
             .map(|(owner, known)| (*owner, *known == name))
             .collect();
+        // Who has borrowed it meanwhile may have given it back as it was.
+        let note = self.loans.of(device);
+        let unchanged = note.and_then(|note| note.unchanged);
         let mut found = None;
         for (owner, is_of_device) in candidates {
             let may_belong = match header.state {
                 _ if read_only => is_of_device,
+                _ if is_of_device && unchanged == Some(header.generation) => true,
                 State::InUse { owner: user } => owner == user,
                 State::Clean { .. } => is_of_device,
             };
@@ -144,7 +195,7 @@ impl Inheritance {
                 continue;
             }
             let state = RunState::open(&path)?;
-            if may_belong && belongs_to(&state, header, read_only) {
+            if may_belong && belongs_to(&state, header, read_only, unchanged) {
                 found = Some(state);
             } else {
                 tracing::warn!(
@@ -185,14 +236,26 @@ impl Inheritance {
     }
 }
 
-/// Whether the image is as the process left it that this run state is of.
-fn belongs_to(state: &RunState, header: &Header, read_only: bool) -> bool {
+/// Whether nothing can have been changed in the image that this run state is of.
+fn is_untouched(state: &RunState) -> bool {
+    let has_bits = |pieces: Vec<(u64, Vec<u8>)>| {
+        let mut bytes = pieces.into_iter().flat_map(|(_, bytes)| bytes);
+        bytes.any(|byte| byte != 0)
+    };
+    let bits = state.allocated().map(has_bits);
+    !state.was_connected() && !state.is_broken() && bits.is_ok_and(|has_bits| !has_bits)
+}
+
+/// Whether the image is as the process left it that this run state is of: in the generation in which that has closed it, or in
+/// one in which nothing was changed since.
+fn belongs_to(state: &RunState, header: &Header, read_only: bool, unchanged: Option<u64>) -> bool {
     let fits = state.identity().bits_len == header.layout.bitmap_reserved_len();
     fits && match header.state {
         // Nothing of it is in the image.
         _ if read_only => true,
-        State::InUse { owner } => owner == state.identity().owner,
+        State::InUse { owner } if owner == state.identity().owner => true,
         // That process has closed it itself; who marks it as clean otherwise does not know what is noted here.
-        State::Clean { .. } => state.closed_generation() == Some(header.generation),
+        State::Clean { .. } if state.closed_generation() == Some(header.generation) => true,
+        _ => state.closed_generation().is_some() && unchanged == Some(header.generation),
     }
 }

@@ -14,6 +14,7 @@ mod logging;
 mod settings;
 mod sole;
 mod worker;
+mod xentop;
 
 use std::io;
 use std::num::NonZeroUsize;
@@ -22,7 +23,7 @@ use std::process::ExitCode;
 
 use blockio::executor::Executor;
 use clap::{CommandFactory, Parser};
-use settings::Settings;
+use settings::{ControlAccess, Settings};
 
 /// Opens the executor of a worker, on the worker's thread.
 pub type OpenExecutor = fn() -> io::Result<Box<dyn Executor>>;
@@ -54,7 +55,13 @@ pub struct Options {
     /// How many queues a disk may have, 1 to 8 [default: the number of cores, at most 4]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u8).range(1..=8))]
     queues: Option<u8>,
-    /// What to log, in the syntax of tracing's `EnvFilter` [default: info]
+    /// Who may look by way of the control socket, beside root, who may change things too [default: root]
+    #[arg(long, value_name = "WHO")]
+    control_access: Option<ControlAccess>,
+    /// Where xentop looks for statistics; to be changed in tests only
+    #[arg(long, value_name = "DIR", default_value = "/dev/shm", hide = true)]
+    shared_memory: PathBuf,
+    /// What to log: off, error, warn, info, debug or trace; with commas, PART=LEVEL for parts [default: info]
     #[arg(long, env = "COWBACKD_LOG", value_name = "FILTER")]
     log: Option<String>,
 }
@@ -77,11 +84,14 @@ pub fn main(options: &Options, open_executor: OpenExecutor) -> ExitCode {
         println!("{settings}");
         return ExitCode::SUCCESS;
     }
-    if let Err(error) = logging::start(&settings.log) {
-        eprintln!("cowbackd: {error}");
-        return ExitCode::from(2);
-    }
-    match daemon::run(&settings, open_executor) {
+    let log = match logging::start(&settings.log) {
+        Ok(log) => log,
+        Err(error) => {
+            eprintln!("cowbackd: {error}");
+            return ExitCode::from(2);
+        }
+    };
+    match daemon::run(&settings, log, open_executor) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             tracing::error!("{error}");

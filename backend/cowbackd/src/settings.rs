@@ -33,8 +33,23 @@ pub(crate) struct Settings {
     pub(crate) workers: Option<NonZeroUsize>,
     /// How many queues a disk may have; a default by the number of cores if not given.
     pub(crate) queues: Option<u8>,
-    /// What is logged, in the syntax of tracing's `EnvFilter`.
+    /// Who reaches the control socket.
+    pub(crate) control_access: ControlAccess,
+    /// A file system in memory, where xentop looks.
+    pub(crate) shared_memory: PathBuf,
+    /// What is logged: a level, and levels for parts.
     pub(crate) log: String,
+}
+
+/// Who reaches the control socket.
+#[derive(Clone, Copy, Debug, Default, Deserialize, PartialEq, Eq, clap::ValueEnum)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum ControlAccess {
+    /// The daemon's own user and root, who may do everything
+    #[default]
+    Root,
+    /// The daemon's group as well, who may look and change nothing
+    Group,
 }
 
 /// The settings as a configuration file would say them.
@@ -44,6 +59,8 @@ impl fmt::Display for Settings {
             runtime_dir,
             workers,
             queues,
+            control_access,
+            shared_memory: _,
             log,
         } = self;
         writeln!(
@@ -59,6 +76,11 @@ impl fmt::Display for Settings {
             Some(queues) => writeln!(formatter, "queues = {queues}")?,
             None => writeln!(formatter, "# queues: by the number of cores")?,
         }
+        let control_access = match control_access {
+            ControlAccess::Root => "root",
+            ControlAccess::Group => "group",
+        };
+        writeln!(formatter, "control-access = {control_access:?}")?;
         write!(formatter, "log = {log:?}")
     }
 }
@@ -70,6 +92,7 @@ struct File {
     runtime_dir: Option<PathBuf>,
     workers: Option<NonZeroUsize>,
     queues: Option<u8>,
+    control_access: Option<ControlAccess>,
     log: Option<String>,
 }
 
@@ -125,11 +148,14 @@ impl Settings {
             place,
             cause: cause.to_string(),
         })?;
+        let control_access = options.control_access.or(file.control_access);
         let runtime_dir = options.runtime_dir.clone().or(file.runtime_dir);
         Ok(Self {
             runtime_dir: runtime_dir.unwrap_or_else(|| DEFAULT_RUNTIME_DIR.into()),
             workers: options.workers.or(file.workers),
             queues: options.queues.or(file.queues),
+            control_access: control_access.unwrap_or_default(),
+            shared_memory: options.shared_memory.clone(),
             log,
         })
     }
@@ -178,14 +204,18 @@ mod tests {
             runtime_dir: "/run/cowback".into(),
             workers: None,
             queues: None,
+            control_access: ControlAccess::Root,
+            shared_memory: "/dev/shm".into(),
             log: "info".into(),
         };
         assert_eq!(plain, expected);
-        let text = "runtime-dir = '/run/other'\nworkers = 2\nqueues = 3\nlog = 'debug'\n";
+        let text = "runtime-dir = '/run/other'\nworkers = 2\nqueues = 3\ncontrol-access = 'group'\nlog = 'debug'\n";
         let of_file = Settings {
             runtime_dir: "/run/other".into(),
             workers: NonZeroUsize::new(2),
             queues: Some(3),
+            control_access: ControlAccess::Group,
+            shared_memory: "/dev/shm".into(),
             log: "debug".into(),
         };
         assert_eq!(gather(text, &[]).unwrap(), of_file);

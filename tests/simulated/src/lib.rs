@@ -3,6 +3,7 @@
 //! The binaries under test are those that cargo built beside the tests; `make check` builds them first.
 #![forbid(unsafe_code)]
 
+pub mod control;
 mod held;
 
 use std::fs;
@@ -55,6 +56,8 @@ impl Rig {
         let mut command = DaemonCommand::new(binary("cowbackd"))
             .arg("--runtime-dir")
             .arg(folder.path().join("run"))
+            .arg("--shared-memory")
+            .arg(folder.path())
             .arg("--log")
             .arg("debug");
         for argument in arguments {

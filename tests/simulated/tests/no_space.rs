@@ -171,3 +171,29 @@ fn an_image_that_is_made_to_report_does_not_wait() {
     let failed = (0..16).find(|i| frontend.write(i * 88, &data).is_err());
     assert!(failed.is_some_and(|i| i > 4), "{failed:?}");
 }
+
+#[test]
+fn an_operator_who_will_not_wait_has_the_guest_told() {
+    let rig = Rig::start();
+    let _small = SmallFileSystem::mount(rig.path("small"), "size=512k");
+    let guest = rig.guest(1);
+    let (disk, mut frontend) = rig.connect(&guest, "xvda", "small/vm.cow");
+    let data = vec![7; 44 * 1024];
+    let write = |sector| Request::Write {
+        sector,
+        data: &data,
+    };
+    let ids: Vec<_> = (0..16)
+        .map(|i| frontend.submit(&write(i * 88)).unwrap())
+        .collect();
+    let waiting = || rig.list()[0]["waiting_for_space"].as_u64();
+    wait_until("some write waits for space", || waiting() > Some(0));
+    let body = Some("{\"on_enospc\": \"report\"}");
+    let answer = rig.ask("PATCH", "/v1/devices/vbd3/1/51712", body);
+    assert_eq!(answer.json()["on_enospc"], "report", "{answer:?}");
+    let statuses = ids.into_iter().map(|id| frontend.wait(id).unwrap().status);
+    let failed = statuses.filter(|status| *status != 0).count();
+    assert!(failed > 0, "none was told");
+    assert_eq!(waiting(), Some(0));
+    rig.detach(&disk, frontend);
+}

@@ -1,8 +1,9 @@
 //! `cowback list`
 
-use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
 use crate::client::{Client, SocketArg};
+use crate::disks::{self, Disk};
 use crate::error::{CommandResult, Outcome};
 use crate::output::{Output, print_json};
 use dscow::size;
@@ -17,45 +18,36 @@ pub(crate) struct Args {
     pub(crate) json: bool,
 }
 
-/// A device, as the daemon's control API describes it.
-#[derive(Deserialize, Serialize)]
-struct Device {
-    device: String,
-    domid: u16,
-    vdev: String,
-    image: Option<String>,
-    state: String,
-    reason: Option<String>,
-    virtual_size_bytes: Option<u64>,
-    allocated_bytes: Option<u64>,
-    #[serde(flatten)]
-    more: serde_json::Map<String, serde_json::Value>,
-}
-
 pub(crate) fn run(args: &Args) -> CommandResult {
-    let client = Client::new(&args.socket);
-    let devices: Vec<Device> = client.get("/v1/devices")?;
+    let described: Vec<Value> = Client::new(&args.socket).get("/v1/devices")?;
     if args.json {
-        print_json(&serde_json::to_value(&devices)?)?;
+        print_json(&Value::Array(described))?;
         return Ok(Outcome::Done);
     }
-    let size = |bytes: Option<u64>| bytes.map_or_else(|| "-".to_owned(), size::display);
     let mut output = Output::stdout();
     output.line(&format!(
         "{:>5}  {:6}  {:12}  {:>10}  {:>10}  IMAGE",
         "DOMID", "VDEV", "STATE", "SIZE", "ALLOCATED"
     ))?;
-    for device in &devices {
+    for disk in described {
+        let Disk {
+            domid,
+            vdev,
+            state,
+            image,
+            reason,
+            statistics,
+            ..
+        } = disks::read(disk)?;
+        let size = |bytes: Option<u64>| bytes.map_or_else(|| "-".to_owned(), size::display);
+        let of_it = statistics.as_ref();
         output.line(&format!(
-            "{:>5}  {:6}  {:12}  {:>10}  {:>10}  {}",
-            device.domid,
-            device.vdev,
-            device.state,
-            size(device.virtual_size_bytes),
-            size(device.allocated_bytes),
-            device.image.as_deref().unwrap_or("-")
+            "{domid:>5}  {vdev:6}  {state:12}  {:>10}  {:>10}  {}",
+            size(of_it.map(|disk| disk.virtual_size_bytes)),
+            size(of_it.map(|disk| disk.allocated_bytes)),
+            image.as_deref().unwrap_or("-")
         ))?;
-        if let Some(reason) = &device.reason {
+        if let Some(reason) = &reason {
             output.line(&format!("       {reason}"))?;
         }
     }

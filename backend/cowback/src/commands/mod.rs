@@ -5,13 +5,19 @@ pub(crate) mod commit;
 pub(crate) mod convert;
 pub(crate) mod create;
 pub(crate) mod diff;
+pub(crate) mod doctor;
 pub(crate) mod export;
 pub(crate) mod hotplug;
 pub(crate) mod info;
 pub(crate) mod list;
+pub(crate) mod log;
 pub(crate) mod map;
 pub(crate) mod rebase;
 pub(crate) mod resize;
+pub(crate) mod set;
+pub(crate) mod show;
+pub(crate) mod top;
+pub(crate) mod tree;
 
 /// What a base is, on the command line.
 #[derive(Clone, Copy, Debug, clap::ValueEnum)]

@@ -27,7 +27,7 @@ const PRINTS: [&str; 18] = [
     "check --repair top.cow",
     "map top.cow",
     "map --json top.cow",
-    "map --picture top.cow",
+    "map top.cow --picture",
     "diff top.cow base.img",
     "diff --json top.cow base.img",
     "convert top.cow new.img",

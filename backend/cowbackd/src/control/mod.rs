@@ -1,241 +1,186 @@
-//! The control API: HTTP with JSON on a unix socket. Every refusal is `{"error": "a sentence"}`.
+//! The control API: HTTP with JSON on a unix socket, described by itself at `/v1/openapi.json`. Every refusal is
+//! `{"error": "a sentence"}`.
+//!
+//! What Prometheus reads is on a socket of its own, since what is passed on from there may go to anybody.
 
-use std::fs;
+mod access;
+mod daemon;
+mod devices;
+mod metrics;
+mod refusal;
+
 use std::io;
-use std::os::unix::fs::PermissionsExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Instant;
 
 use axum::Json;
 use axum::Router;
-use axum::extract::State;
-use axum::extract::rejection::JsonRejection;
-use axum::http::StatusCode;
-use axum::response::{IntoResponse, Response};
-use axum::routing::{get, post};
-use serde::{Deserialize, Serialize};
+use axum::http::{Method, StatusCode, Uri};
+use axum::middleware;
+use axum::routing::get;
 use tokio::net::UnixListener;
+use utoipa::OpenApi;
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
 use xenstore_glue::DeviceId;
 use xenstore_glue::runner::{DeviceStatus, Handle};
 
+use self::access::Peer;
+use self::refusal::{Refusal, RefusalBody};
 use crate::daemon::DaemonError;
-use crate::devices::{Devices, ResizeError};
+use crate::devices::Devices;
+use crate::logging::Log;
+use crate::settings::ControlAccess;
 use crate::worker::VbdStatistics;
 
-/// Name of the socket in the runtime directory.
+/// Names of the sockets in the runtime directory.
 const SOCKET: &str = "control.sock";
+const METRICS_SOCKET: &str = "metrics.sock";
 
-/// Makes the control socket, for root only. One that an earlier daemon left behind is replaced.
-pub(crate) fn listen(runtime_dir: &Path) -> Result<UnixListener, DaemonError> {
-    let path = runtime_dir.join(SOCKET);
-    try_listen(&path).map_err(|cause| DaemonError::Control { path, cause })
+/// Where the daemon listens.
+pub(crate) struct Sockets {
+    control: UnixListener,
+    metrics: UnixListener,
 }
 
-fn try_listen(path: &Path) -> io::Result<UnixListener> {
-    match fs::remove_file(path) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-        _ => {}
-    }
-    let listener = UnixListener::bind(path)?;
-    fs::set_permissions(path, fs::Permissions::from_mode(0o600))?;
-    Ok(listener)
+/// Makes the sockets.
+pub(crate) fn listen(runtime_dir: &Path, access: ControlAccess) -> Result<Sockets, DaemonError> {
+    let mode = match access {
+        ControlAccess::Root => 0o600,
+        ControlAccess::Group => 0o660,
+    };
+    let listen = |name| {
+        let path = runtime_dir.join(name);
+        access::listen(&path, mode).map_err(|cause| DaemonError::Control { path, cause })
+    };
+    Ok(Sockets {
+        control: listen(SOCKET)?,
+        metrics: listen(METRICS_SOCKET)?,
+    })
 }
 
 /// What the handlers work with.
 #[derive(Clone)]
-struct Context {
-    handle: Handle,
-    devices: Devices,
+pub(crate) struct Context {
+    pub(crate) handle: Handle,
+    pub(crate) devices: Devices,
+    pub(crate) log: Log,
+    pub(crate) started: Instant,
 }
 
-/// Serves the control API.
-pub(crate) async fn serve(
-    listener: UnixListener,
-    handle: Handle,
-    devices: Devices,
-) -> io::Result<()> {
-    let router = Router::new()
-        .route("/v1/devices", get(list))
-        .route("/v1/hotplug/add", post(hotplug_add))
-        .route("/v1/hotplug/remove", post(hotplug_remove))
-        .route("/v1/resize", post(resize))
-        .with_state(Context { handle, devices });
-    axum::serve(listener, router).await
+impl Context {
+    /// How every device is doing that the daemon knows.
+    async fn statuses(&self) -> Result<Vec<DeviceStatus>, Refusal> {
+        let snapshot = self.handle.snapshot().await;
+        snapshot.map_err(|error| Refusal::new(StatusCode::SERVICE_UNAVAILABLE, &error))
+    }
+
+    /// How a device is doing.
+    async fn status(&self, device: DeviceId) -> Result<DeviceStatus, Refusal> {
+        let statuses = self.statuses().await?;
+        let mut statuses = statuses.into_iter();
+        let found = statuses.find(|status| status.device == device);
+        found.ok_or_else(|| {
+            let error = format!("{device}: cowbackd does not serve such a disk");
+            Refusal::new(StatusCode::NOT_FOUND, &error)
+        })
+    }
 }
 
-/// A refusal.
-struct Refusal {
-    status: StatusCode,
-    error: String,
+/// The description of the API.
+#[derive(OpenApi)]
+#[openapi(
+    info(
+        title = "cowbackd",
+        description = "The control API of the cowback daemon, on the unix socket /run/cowback/control.sock."
+    ),
+    components(schemas(RefusalBody, devices::Class, VbdStatistics)),
+    tags((name = "disks"), (name = "daemon"), (name = "hotplug", description = "For the hotplug script"))
+)]
+struct Description;
+
+/// The control API, with its description.
+fn api() -> (Router<Context>, utoipa::openapi::OpenApi) {
+    OpenApiRouter::with_openapi(Description::openapi())
+        .routes(routes!(devices::list))
+        .routes(routes!(devices::inspect, devices::set_policies))
+        .routes(routes!(devices::resize))
+        .routes(routes!(devices::hotplug_add))
+        .routes(routes!(devices::hotplug_remove))
+        .routes(routes!(daemon::show))
+        .routes(routes!(daemon::log, daemon::set_log))
+        .split_for_parts()
 }
 
-impl Refusal {
-    fn new(status: StatusCode, error: &impl ToString) -> Self {
-        Self {
-            status,
-            error: error.to_string(),
+/// Serves the control API, and the metrics.
+pub(crate) async fn serve(sockets: Sockets, context: Context) -> io::Result<()> {
+    let (router, description) = api();
+    let description = Arc::new(description);
+    let metrics = get(metrics::show);
+    let control = router
+        .route(
+            "/v1/openapi.json",
+            get(async move || Json((*description).clone())),
+        )
+        .route("/metrics", metrics.clone())
+        .fallback(unknown)
+        .method_not_allowed_fallback(wrong_method)
+        .layer(middleware::from_fn(access::check))
+        .with_state(context.clone());
+    let metrics = Router::new()
+        .route("/metrics", metrics)
+        .fallback(unknown)
+        .method_not_allowed_fallback(wrong_method)
+        .with_state(context);
+    let control = control.into_make_service_with_connect_info::<Peer>();
+    tokio::try_join!(
+        async { axum::serve(sockets.control, control).await },
+        async { axum::serve(sockets.metrics, metrics).await },
+    )?;
+    Ok(())
+}
+
+async fn unknown(uri: Uri) -> Refusal {
+    let error = format!("there is no {}; see /v1/openapi.json", uri.path());
+    Refusal::new(StatusCode::NOT_FOUND, &error)
+}
+
+async fn wrong_method(method: Method, uri: Uri) -> Refusal {
+    let error = format!(
+        "{} does not know {method}; see /v1/openapi.json",
+        uri.path()
+    );
+    Refusal::new(StatusCode::METHOD_NOT_ALLOWED, &error)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Who changes the API sees here what others will see of it.
+    #[test]
+    fn the_description_names_every_path() {
+        let (_, description) = api();
+        let described: Vec<_> = description.paths.paths.keys().map(String::as_str).collect();
+        let expected = [
+            "/v1/daemon",
+            "/v1/devices",
+            "/v1/devices/{class}/{domid}/{devid}",
+            "/v1/hotplug/add",
+            "/v1/hotplug/remove",
+            "/v1/log",
+            "/v1/resize",
+        ];
+        assert_eq!(described, expected);
+        let text = serde_json::to_string(&description).unwrap();
+        for reference in text.split("#/components/schemas/").skip(1) {
+            let name = reference.split('"').next().unwrap();
+            let components = description.components.as_ref().unwrap();
+            assert!(
+                components.schemas.contains_key(name),
+                "{name} is not described"
+            );
         }
     }
-}
-
-impl From<JsonRejection> for Refusal {
-    fn from(rejection: JsonRejection) -> Self {
-        Self::new(rejection.status(), &rejection.body_text())
-    }
-}
-
-impl IntoResponse for Refusal {
-    fn into_response(self) -> Response {
-        let body = serde_json::json!({ "error": self.error });
-        (self.status, Json(body)).into_response()
-    }
-}
-
-/// A device in the list.
-#[derive(Serialize)]
-struct Listed {
-    device: String,
-    domid: u16,
-    devid: u32,
-    vdev: String,
-    image: Option<String>,
-    read_only: bool,
-    state: String,
-    frontend_state: String,
-    connected: bool,
-    reason: Option<String>,
-    #[serde(flatten)]
-    statistics: Option<VbdStatistics>,
-}
-
-async fn list(State(context): State<Context>) -> Result<Json<Vec<Listed>>, Refusal> {
-    let snapshot = context
-        .handle
-        .snapshot()
-        .await
-        .map_err(|error| Refusal::new(StatusCode::SERVICE_UNAVAILABLE, &error))?;
-    let mut listed = Vec::with_capacity(snapshot.len());
-    for status in snapshot {
-        listed.push(describe(&context.devices, status).await);
-    }
-    Ok(Json(listed))
-}
-
-async fn describe(devices: &Devices, status: DeviceStatus) -> Listed {
-    let device = status.device;
-    let known = devices.get(device);
-    let statistics = if status.image_open {
-        devices.statistics(device).await
-    } else {
-        None
-    };
-    Listed {
-        device: device.to_string(),
-        domid: device.domid.raw(),
-        devid: device.devid.raw(),
-        vdev: known
-            .as_ref()
-            .map(|known| known.vdev.clone())
-            .unwrap_or_default(),
-        image: known.as_ref().map(crate::devices::Device::image),
-        read_only: known.is_some_and(|known| known.read_only),
-        state: format!("{:?}", status.backend_state),
-        frontend_state: format!("{:?}", status.frontend),
-        connected: status.connected,
-        reason: status.reason,
-        statistics,
-    }
-}
-
-/// Names a device by its xenbus path.
-#[derive(Deserialize)]
-struct Named {
-    device: String,
-}
-
-impl Named {
-    fn id(&self) -> Result<DeviceId, Refusal> {
-        self.device
-            .parse()
-            .map_err(|error| Refusal::new(StatusCode::BAD_REQUEST, &error))
-    }
-}
-
-#[derive(Serialize)]
-struct Added {
-    image: String,
-    /// For the toolstack: the socket at which QEMU finds the disk, or the image.
-    path: String,
-}
-
-async fn hotplug_add(
-    State(context): State<Context>,
-    body: Result<Json<Named>, JsonRejection>,
-) -> Result<Json<Added>, Refusal> {
-    let Json(named) = body?;
-    let device = named.id()?;
-    context
-        .handle
-        .hotplug_add(device)
-        .await
-        .map_err(|reason| Refusal::new(StatusCode::CONFLICT, &reason))?;
-    let image = context
-        .devices
-        .get(device)
-        .map(|known| known.image())
-        .unwrap_or_default();
-    let path = context.devices.path_for_toolstack(device);
-    let path = path.unwrap_or_default();
-    Ok(Json(Added { image, path }))
-}
-
-async fn hotplug_remove(
-    State(context): State<Context>,
-    body: Result<Json<Named>, JsonRejection>,
-) -> Result<Json<serde_json::Value>, Refusal> {
-    let Json(named) = body?;
-    context
-        .handle
-        .hotplug_remove(named.id()?)
-        .await
-        .map_err(|reason| Refusal::new(StatusCode::CONFLICT, &reason))?;
-    Ok(Json(serde_json::json!({})))
-}
-
-/// Names a disk by its image, which no two disks write to.
-#[derive(Deserialize)]
-struct Resize {
-    /// The path of the image, by whichever name.
-    image: PathBuf,
-    virtual_size_bytes: u64,
-}
-
-#[derive(Serialize)]
-struct Resized {
-    device: String,
-    virtual_size_bytes_before: u64,
-    virtual_size_bytes: u64,
-}
-
-/// Not found: no disk is served from this image, so that others than the daemon may know more.
-async fn resize(
-    State(context): State<Context>,
-    body: Result<Json<Resize>, JsonRejection>,
-) -> Result<Json<Resized>, Refusal> {
-    let Json(wanted) = body?;
-    let resized = context
-        .devices
-        .resize(&wanted.image, wanted.virtual_size_bytes)
-        .await
-        .map_err(|error| {
-            let status = match error {
-                ResizeError::NotServed(_) => StatusCode::NOT_FOUND,
-                _ => StatusCode::CONFLICT,
-            };
-            Refusal::new(status, &error)
-        })?;
-    Ok(Json(Resized {
-        device: resized.device.to_string(),
-        virtual_size_bytes_before: resized.before,
-        virtual_size_bytes: resized.after,
-    }))
 }

@@ -10,7 +10,7 @@ use thiserror::Error;
 use tokio::sync::oneshot;
 use xenstore_glue::DeviceId;
 
-use super::{Device, Devices};
+use super::{Device, Devices, on_a_thread};
 use crate::worker::{OpenImage, ToWorker};
 
 /// What became of a disk.
@@ -146,11 +146,4 @@ impl Devices {
         // Nobody replies if it was closed meanwhile.
         answer.await.unwrap_or(Err(Errno::EBUSY))
     }
-}
-
-/// Does what blocks.
-async fn on_a_thread<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
-    tokio::task::spawn_blocking(work)
-        .await
-        .expect("the work does not panic, and is not cancelled")
 }

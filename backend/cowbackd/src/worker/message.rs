@@ -2,16 +2,23 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
 
 use blockio::disk::DiskOptions;
 use blockio::file::BlockFile;
-use dscow::engine::{Engine, Errno};
+use dscow::engine::{Engine, Errno, OnNoSpace};
 use dscow::header::Header;
 use nbd_server::Socket;
 use runstate::RunState;
+use serde::Serialize;
 use tokio::sync::oneshot;
+use utoipa::ToSchema;
 use xenstore_glue::frontend::FrontendConfig;
 use xenstore_glue::{DeviceId, DiskProperties};
+
+use super::latency::Latencies;
+use crate::inheritance::Loan;
+use crate::xentop::StatisticsFile;
 
 /// How often connecting to a frontend has failed since its disk was attached. Clones share the count.
 #[derive(Clone, Debug, Default)]
@@ -30,24 +37,7 @@ impl FailedConnects {
 /// A message to a worker. Each of the first four is answered by one report.
 pub(crate) enum ToWorker {
     /// Take over an image that was opened for a device.
-    Open {
-        /// For whom.
-        device: DeviceId,
-        /// Its engine, not opened yet.
-        engine: Box<Engine>,
-        /// The files of its layers, the image's own first.
-        files: Vec<Arc<BlockFile>>,
-        /// What the frontend is to know of it.
-        disk: DiskProperties,
-        /// How it is driven.
-        options: DiskOptions,
-        /// What the next daemon needs if this one is killed, or what this one needs of the last.
-        run_state: Option<Box<RunState>>,
-        /// How often it was connected to in vain, also by way of an image that was opened before.
-        failed_connects: FailedConnects,
-        /// Where QEMU comes for the disk that it emulates.
-        socket: Option<Socket>,
-    },
+    Open(Box<Opening>),
     /// Connect to the frontend's rings.
     Connect {
         /// Whose.
@@ -78,6 +68,20 @@ pub(crate) enum ToWorker {
         /// Where to.
         reply: oneshot::Sender<VbdStatistics>,
     },
+    /// Tell how the worker is doing, and all of its devices.
+    Survey {
+        /// Where to.
+        reply: oneshot::Sender<Survey>,
+    },
+    /// Serve a device in another way from now on. The reply is dropped if its image is not open.
+    SetPolicy {
+        /// Which.
+        device: DeviceId,
+        /// How.
+        policy: Policy,
+        /// Where to. Tells what holds now.
+        reply: oneshot::Sender<VbdStatistics>,
+    },
     /// Show the image that the device has open. The reply is dropped if it has none.
     ShowImage {
         /// Which.
@@ -98,6 +102,35 @@ pub(crate) enum ToWorker {
     Stop,
 }
 
+/// An image that was opened for a device.
+pub(crate) struct Opening {
+    /// For whom.
+    pub(crate) device: DeviceId,
+    /// Its engine, not opened yet.
+    pub(crate) engine: Engine,
+    /// The files of its layers, the image's own first.
+    pub(crate) files: Vec<Arc<BlockFile>>,
+    /// What the frontend is to know of it.
+    pub(crate) disk: DiskProperties,
+    /// How it is driven.
+    pub(crate) options: DiskOptions,
+    /// Where QEMU comes for the disk that it emulates.
+    pub(crate) socket: Option<Socket>,
+    pub(crate) belongings: Belongings,
+}
+
+/// What a device has beside its image.
+pub(crate) struct Belongings {
+    /// What the next daemon needs if this one is killed, or what this one needs of the last.
+    pub(crate) run_state: Option<Box<RunState>>,
+    /// How often it was connected to in vain, also by way of an image that was opened before.
+    pub(crate) failed_connects: FailedConnects,
+    /// What xentop reads.
+    pub(crate) statistics_file: Option<StatisticsFile>,
+    /// From whom its guest has brought the image along.
+    pub(crate) loans: Vec<Loan>,
+}
+
 /// An image that is in use, as it is at one moment.
 pub(crate) struct OpenImage {
     /// Its own file; whoever keeps it keeps its lock.
@@ -107,9 +140,30 @@ pub(crate) struct OpenImage {
     pub(crate) has_last_block: bool,
 }
 
+/// What can be changed of how a disk is served. It holds until its image is closed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Policy {
+    pub(crate) on_no_space: Option<OnNoSpace>,
+    pub(crate) detect_zeroes: Option<bool>,
+}
+
+/// How a worker is doing.
+#[derive(Debug, Default)]
+pub(crate) struct Survey {
+    /// What its thread has used of a processor since it began.
+    pub(crate) cpu_time: Duration,
+    /// Its devices whose images are open.
+    pub(crate) vbds: Vec<(DeviceId, VbdStatistics)>,
+}
+
 /// How a vbd is doing.
-#[derive(Clone, Debug, Default, serde::Serialize)]
+#[derive(Clone, Debug, Default, Serialize, ToSchema)]
 pub(crate) struct VbdStatistics {
+    /// What is done for a write that finds no space on the host: "pause" or "report".
+    #[schema(value_type = String, example = "pause")]
+    pub(crate) on_enospc: &'static str,
+    /// Whether writes are searched for blocks of zeros, which become holes.
+    pub(crate) detect_zeroes: bool,
     /// Size of the virtual disk in bytes.
     pub(crate) virtual_size_bytes: u64,
     /// Blocks allocated, in bytes.
@@ -128,6 +182,8 @@ pub(crate) struct VbdStatistics {
     pub(crate) failed: u64,
     /// Requests that were refused because they broke the protocol.
     pub(crate) rejected: u64,
+    /// How often no more was taken from a ring, since what was taken already took too much memory.
+    pub(crate) throttles: u64,
     /// Blocks that were copied up from the base.
     pub(crate) copy_ups: u64,
     /// Commits of the bitmap.
@@ -146,4 +202,6 @@ pub(crate) struct VbdStatistics {
     pub(crate) emulated_clients: u64,
     /// Requests of theirs, which are in none of the counts above.
     pub(crate) emulated_requests: u64,
+    /// How long the guest's requests took that did not fail.
+    pub(crate) latency: Latencies,
 }

@@ -6,6 +6,7 @@
 mod channel;
 mod foreign;
 mod guest_pages;
+mod latency;
 mod link;
 mod message;
 mod patience;
@@ -22,8 +23,11 @@ use rustix::event::{EventfdFlags, eventfd};
 use tokio::sync::mpsc::UnboundedSender;
 use xenstore_glue::runner::Report;
 
+pub(crate) use latency::Latency;
 pub(crate) use link::{accepted, advertised};
-pub(crate) use message::{FailedConnects, OpenImage, ToWorker, VbdStatistics};
+pub(crate) use message::{
+    Belongings, FailedConnects, OpenImage, Opening, Policy, Survey, ToWorker, VbdStatistics,
+};
 
 use run::Worker;
 

@@ -19,8 +19,9 @@ use xenstore_glue::frontend::FrontendConfig;
 use xenstore_glue::runner::Report;
 use xenstore_glue::{DeviceId, DiskProperties};
 
+use super::latency::RoundClock;
 use super::link::Link;
-use super::message::ToWorker;
+use super::message::{Opening, Survey, ToWorker};
 use super::patience::Patience;
 use super::vbd::{self, Served, Vbd};
 
@@ -58,6 +59,7 @@ pub(super) struct Worker {
     /// Rings that were found empty, and whose frontends were not asked to notify yet.
     awake: Vec<(usize, usize)>,
     patience: Patience,
+    clock: RoundClock,
     /// Vbds with something to do at the next upkeep.
     kept_up: FxHashSet<usize>,
     /// Reports of this round.
@@ -88,6 +90,7 @@ impl Worker {
             backlog: Vec::new(),
             awake: Vec::new(),
             patience: Patience::default(),
+            clock: RoundClock::default(),
             kept_up: FxHashSet::default(),
             outbox: Vec::new(),
             next_upkeep: Duration::ZERO,
@@ -104,6 +107,7 @@ impl Worker {
         while !self.stopping {
             self.wait(&mut events)
                 .expect("the executor works, or nothing does");
+            self.clock.next_round();
             for event in events.drain(..) {
                 self.handle(event);
             }
@@ -173,7 +177,8 @@ impl Worker {
         let Some(vbd) = self.vbds.get_mut(&number) else {
             return;
         };
-        match vbd.serve(queue, self.executor.as_mut(), &mut self.outbox) {
+        let executor = self.executor.as_mut();
+        match vbd.serve(queue, executor, &mut self.outbox, &mut self.clock) {
             Served::InPart => self.backlog.push((number, queue)),
             Served::Empty => self.keep_awake(number, queue),
             Served::Stopped => {}
@@ -202,34 +207,7 @@ impl Worker {
 
     fn obey(&mut self, message: ToWorker) {
         match message {
-            ToWorker::Open {
-                device,
-                engine,
-                files,
-                disk: properties,
-                options,
-                run_state,
-                failed_connects,
-                socket,
-            } => {
-                let disk_number = self.new_number();
-                let number = disk_number.0 as usize;
-                let disk = Disk::new(disk_number, *engine, files, options, self.executor.as_mut());
-                let clients =
-                    socket.and_then(|socket| self.clients(&disk, disk_number, socket, &properties));
-                let mut vbd = Vbd::new(
-                    device,
-                    disk,
-                    properties,
-                    run_state,
-                    failed_connects,
-                    clients,
-                );
-                vbd.open(self.executor.as_mut());
-                self.vbds.insert(number, vbd);
-                self.numbers.insert(device, number);
-                self.touched.push(number);
-            }
+            ToWorker::Open(opening) => self.open(*opening),
             ToWorker::Connect {
                 device,
                 frontend,
@@ -256,6 +234,26 @@ impl Worker {
                     let _ = reply.send(self.vbds[number].statistics());
                 }
             }
+            ToWorker::Survey { reply } => {
+                let of_each = |(device, number): (&DeviceId, &usize)| {
+                    (*device, self.vbds[number].statistics())
+                };
+                let _ = reply.send(Survey {
+                    cpu_time: thread_cpu_time(),
+                    vbds: self.numbers.iter().map(of_each).collect(),
+                });
+            }
+            ToWorker::SetPolicy {
+                device,
+                policy,
+                reply,
+            } => {
+                if let Some(number) = self.numbers.get(&device).copied() {
+                    let vbd = looked_up(&mut self.vbds, number);
+                    let _ = reply.send(vbd.set_policy(policy, self.executor.as_mut()));
+                    self.touched.push(number);
+                }
+            }
             ToWorker::ShowImage { device, reply } => {
                 if let Some(number) = self.numbers.get(&device) {
                     // Whoever asked may have gone.
@@ -274,6 +272,28 @@ impl Worker {
             }
             ToWorker::Stop => self.stopping = true,
         }
+    }
+
+    fn open(&mut self, opening: Opening) {
+        let Opening {
+            device,
+            engine,
+            files,
+            disk: properties,
+            options,
+            socket,
+            belongings,
+        } = opening;
+        let disk_number = self.new_number();
+        let number = disk_number.0 as usize;
+        let disk = Disk::new(disk_number, engine, files, options, self.executor.as_mut());
+        let clients =
+            socket.and_then(|socket| self.clients(&disk, disk_number, socket, &properties));
+        let mut vbd = Vbd::new(device, disk, properties, clients, belongings);
+        vbd.open(self.executor.as_mut());
+        self.vbds.insert(number, vbd);
+        self.numbers.insert(device, number);
+        self.touched.push(number);
     }
 
     /// The number of a device, which is going to be touched.
@@ -394,7 +414,7 @@ impl Worker {
         let Some(vbd) = self.vbds.get_mut(&number) else {
             return;
         };
-        vbd.settle(self.executor.as_mut(), &mut self.outbox);
+        vbd.settle(self.executor.as_mut(), &mut self.outbox, &mut self.clock);
         if vbd.may_take_again() {
             let queues = vbd.link.as_ref().map_or(0, |link| link.queues.len());
             self.backlog
@@ -439,6 +459,12 @@ fn watch_channels(executor: &mut dyn Executor, number: usize, link: Link) -> Res
         }
     }
     Ok(link)
+}
+
+/// How much of a processor's time the calling thread has used.
+fn thread_cpu_time() -> Duration {
+    let used = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
+    Duration::try_from(used).expect("a thread has not used less than nothing")
 }
 
 /// The time since some moment in the past, to a few milliseconds. Reading it costs no call to the kernel where the exact time

@@ -9,6 +9,7 @@ use xenstore_glue::runner::Report;
 
 use super::in_flight::{InFlight, Origin};
 use super::{CLOSE, GROW, OPEN, Vbd, describe};
+use crate::worker::latency::RoundClock;
 
 impl Vbd {
     /// Answers what has finished, shows it to the frontend, and reports what was asked for and is done.
@@ -16,6 +17,7 @@ impl Vbd {
         &mut self,
         executor: &mut dyn Executor,
         reports: &mut Vec<Report>,
+        clock: &mut RoundClock,
     ) {
         if self.abandoned {
             self.disk.fail_stalled(executor);
@@ -34,7 +36,7 @@ impl Vbd {
                     CLOSE => self.image_closed(finished.result, reports),
                     GROW => self.grown(finished.result, reports),
                     _ if self.finish_for_client(&finished, executor) => {}
-                    token => ended.extend(self.request_done(token, finished, executor)),
+                    token => ended.extend(self.request_done(token, finished, executor, clock)),
                 }
             }
         }
@@ -58,6 +60,13 @@ impl Vbd {
     fn image_closed(&mut self, result: Result<(), Errno>, reports: &mut Vec<Report>) {
         if let Err(errno) = result {
             tracing::error!(device = %self.device, "the image was not closed cleanly: {}", describe(errno));
+        }
+        let engine = self.disk.engine();
+        if !self.handover && !engine.has_changed() {
+            // Before what follows says that this device has done with it.
+            let generation = engine.header().generation;
+            let loans = self.loans.iter();
+            loans.for_each(|loan| loan.returned_unchanged(generation));
         }
         if !self.handover
             && let Some(Err(error)) = self.noted(|run_state| run_state.remove())
@@ -95,6 +104,7 @@ impl Vbd {
         token: Token,
         finished: Finished,
         executor: &mut dyn Executor,
+        clock: &mut RoundClock,
     ) -> Option<(InFlight, Finished)> {
         let key = usize::try_from(token.0).expect("tokens of requests are slab keys");
         if finished.result.is_ok()
@@ -106,7 +116,7 @@ impl Vbd {
         }
         let request = self.requests.remove(key);
         self.copied_bytes -= request.copied_bytes;
-        self.count(&request, &finished);
+        self.count(&request, &finished, clock);
         Some((request, finished))
     }
 
@@ -174,27 +184,35 @@ impl Vbd {
         }
     }
 
-    fn count(&mut self, request: &InFlight, finished: &Finished) {
+    fn count(&mut self, request: &InFlight, finished: &Finished, clock: &mut RoundClock) {
         let statistics = &mut self.statistics;
         if finished.result.is_err() {
             statistics.failed += 1;
             return;
         }
         let bytes = finished.buffer.len() as u64;
-        match request.response.operation {
+        let latencies = &mut statistics.latency;
+        let latency = match request.response.operation {
             blkif::operation::READ => {
                 statistics.reads += 1;
                 statistics.read_bytes += bytes;
+                &mut latencies.read
             }
             blkif::operation::WRITE => {
                 statistics.writes += 1;
                 statistics.written_bytes += bytes;
+                &mut latencies.write
             }
-            blkif::operation::DISCARD => statistics.discards += 1,
+            blkif::operation::DISCARD => {
+                statistics.discards += 1;
+                &mut latencies.discard
+            }
             _ => {
                 statistics.flushes += 1;
                 statistics.written_bytes += bytes;
+                &mut latencies.flush
             }
-        }
+        };
+        latency.add(clock.now().saturating_duration_since(request.taken));
     }
 }

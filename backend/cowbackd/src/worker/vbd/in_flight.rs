@@ -1,5 +1,7 @@
 //! A request between the ring and its response.
 
+use std::time::Instant;
+
 use blkif::{Operation, Request, Response, Sector, Segment, Status, TransferDirection};
 use blockio::buffer::Buffer;
 use dscow::engine;
@@ -10,6 +12,7 @@ use smallvec::SmallVec;
 /// A request that was taken off a ring and not answered yet. It ends in exactly one response.
 pub(super) struct InFlight {
     pub(super) origin: Origin,
+    pub(super) taken: Instant,
     /// The response if all goes well.
     pub(super) response: Response,
     /// What is to follow when the first part, a flush, has succeeded.

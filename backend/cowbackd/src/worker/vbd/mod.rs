@@ -18,7 +18,7 @@ use std::rc::Rc;
 use blkif::{RawSlot, Reason};
 use blockio::disk::Disk;
 use blockio::executor::Executor;
-use dscow::engine::{Errno, Token};
+use dscow::engine::{Errno, OnNoSpace, Token};
 use nbd_server::Clients;
 use runstate::RunState;
 use rustc_hash::FxHashSet;
@@ -31,7 +31,9 @@ use self::grow::Growing;
 use self::in_flight::{Arrival, InFlight, Origin};
 pub(super) use self::take::Served;
 use super::link::Link;
-use super::message::{FailedConnects, VbdStatistics};
+use super::message::{Belongings, FailedConnects, Policy, VbdStatistics};
+use crate::inheritance::Loan;
+use crate::xentop::StatisticsFile;
 
 /// Token of the opening of the image. Requests' tokens are small numbers.
 const OPEN: Token = Token(u64::MAX);
@@ -50,6 +52,8 @@ pub(super) struct Vbd {
     disk: Disk,
     properties: DiskProperties,
     pub(super) link: Option<Link>,
+    /// To be given back, if its guest has not come.
+    loans: Vec<Loan>,
     /// QEMU, for a guest that does not use its own driver yet.
     clients: Option<Clients>,
     requests: Slab<InFlight>,
@@ -63,6 +67,7 @@ pub(super) struct Vbd {
     throttled: bool,
     upkeeps: u32,
     statistics: VbdStatistics,
+    statistics_file: Option<StatisticsFile>,
     /// Outlives this process; shared with the disk, which notes there what it allocates.
     run_state: Option<Rc<RefCell<RunState>>>,
     /// Connections that failed since the disk was attached.
@@ -99,10 +104,15 @@ impl Vbd {
         device: DeviceId,
         mut disk: Disk,
         properties: DiskProperties,
-        run_state: Option<Box<RunState>>,
-        failed_connects: FailedConnects,
         clients: Option<Clients>,
+        belongings: Belongings,
     ) -> Self {
+        let Belongings {
+            run_state,
+            failed_connects,
+            statistics_file,
+            loans,
+        } = belongings;
         let run_state = run_state.map(|run_state| Rc::new(RefCell::new(*run_state)));
         if let Some(run_state) = &run_state {
             let run_state = Rc::clone(run_state);
@@ -119,6 +129,8 @@ impl Vbd {
             disk,
             properties,
             link: None,
+            statistics_file,
+            loans,
             clients,
             requests: Slab::new(),
             left_over: VecDeque::new(),
@@ -169,13 +181,23 @@ impl Vbd {
             .clients
             .as_ref()
             .is_some_and(|clients| clients.next_tick().is_some());
-        uncommitted || engine.stalled() > 0 || self.reported_waiting || keeps_pages || clients_wait
+        let is_behind = |file: &StatisticsFile| file.is_behind(&self.statistics);
+        let to_show = self.statistics_file.as_ref().is_some_and(is_behind);
+        to_show
+            || uncommitted
+            || engine.stalled() > 0
+            || self.reported_waiting
+            || keeps_pages
+            || clients_wait
     }
 
     /// Does what is due about once a second.
     pub(super) fn upkeep(&mut self, executor: &mut dyn Executor) {
         self.space_is_back = self.disk.engine().stalled() == 0;
         self.disk.commit_idle(executor);
+        if let Some(file) = &mut self.statistics_file {
+            file.update(&self.statistics);
+        }
         if let Some(clients) = &mut self.clients {
             clients.tick(executor);
         }
@@ -239,11 +261,31 @@ impl Vbd {
         }
     }
 
+    /// Changes how the disk is served from now on.
+    pub(super) fn set_policy(
+        &mut self,
+        policy: Policy,
+        executor: &mut dyn Executor,
+    ) -> VbdStatistics {
+        if let Some(detect_zeroes) = policy.detect_zeroes {
+            self.disk.set_detect_zeroes(detect_zeroes);
+        }
+        if let Some(on_no_space) = policy.on_no_space {
+            self.disk.set_on_no_space(on_no_space, executor);
+        }
+        self.statistics()
+    }
+
     pub(super) fn statistics(&self) -> VbdStatistics {
         let engine = self.disk.engine();
         let layout = engine.layout();
         let clients = self.clients.as_ref();
         VbdStatistics {
+            on_enospc: match engine.on_no_space() {
+                OnNoSpace::Pause => "pause",
+                OnNoSpace::Report => "report",
+            },
+            detect_zeroes: self.disk.detects_zeroes(),
             virtual_size_bytes: layout.virtual_size(),
             allocated_bytes: engine.allocated_blocks() << layout.block_size().shift(),
             copy_ups: engine.stats().copy_ups,

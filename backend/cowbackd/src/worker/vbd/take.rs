@@ -1,5 +1,7 @@
 //! Taking requests off the rings.
 
+use std::time::Instant;
+
 use blkif::{BackRing, Operation, RawSlot, Rejection, Request, Response, RingError, Status};
 use blockio::buffer::Buffer;
 use blockio::executor::Executor;
@@ -10,6 +12,7 @@ use super::Vbd;
 use super::in_flight::{Arrival, InFlight, Order, Origin};
 use crate::worker::foreign::RingMemory;
 use crate::worker::guest_pages::{DataCopy, GuestData};
+use crate::worker::latency::RoundClock;
 
 /// Most requests that are taken at a time. Requests that are refused are answered at once, which makes room on the ring for
 /// more of them: without a limit a guest could keep its worker at its ring for ever.
@@ -39,10 +42,13 @@ impl Vbd {
         queue: usize,
         executor: &mut dyn Executor,
         reports: &mut Vec<Report>,
+        clock: &mut RoundClock,
     ) -> Served {
         let mut arrivals = std::mem::take(&mut self.arrivals);
         let collected = self.collect(queue, &mut arrivals);
-        self.begin(&mut arrivals, executor);
+        if !arrivals.is_empty() {
+            self.begin(&mut arrivals, clock.now(), executor);
+        }
         self.arrivals = arrivals;
         collected.unwrap_or_else(|error| {
             self.fault(&error, reports);
@@ -81,6 +87,7 @@ impl Vbd {
             }
             if bytes >= COPIED_BYTES_MAX {
                 self.throttled = true;
+                self.statistics.throttles += 1;
                 return Ok(Served::Stopped);
             }
             requests += 1;
@@ -194,7 +201,7 @@ impl Vbd {
     }
 
     /// Fetches the data of requests, all together, and submits them in their order.
-    pub(super) fn begin(&mut self, arrivals: &mut Vec<Arrival>, executor: &mut dyn Executor) {
+    fn begin(&mut self, arrivals: &mut Vec<Arrival>, taken: Instant, executor: &mut dyn Executor) {
         let Some(link) = &mut self.link else {
             return arrivals.clear();
         };
@@ -211,7 +218,7 @@ impl Vbd {
                 Ok(data)
             });
             match fetched {
-                Ok(data) => self.submit(&arrival, data, executor),
+                Ok(data) => self.submit(&arrival, data, taken, executor),
                 Err(cause) => self.fail(arrival.origin, arrival.response, &cause),
             }
         }
@@ -227,7 +234,13 @@ impl Vbd {
         usize::try_from(bytes).expect("two blocks fit into memory")
     }
 
-    fn submit(&mut self, arrival: &Arrival, data: GuestData, executor: &mut dyn Executor) {
+    fn submit(
+        &mut self,
+        arrival: &Arrival,
+        data: GuestData,
+        taken: Instant,
+        executor: &mut dyn Executor,
+    ) {
         let GuestData { buffer, copy } = data;
         let is_copied = copy.is_some() || self.disk.copies(&buffer);
         let copied_bytes =
@@ -239,6 +252,7 @@ impl Vbd {
         };
         let token = self.requests.insert(InFlight {
             origin: arrival.origin,
+            taken,
             response: arrival.response,
             then,
             copied_bytes,
