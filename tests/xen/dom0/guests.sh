@@ -8,27 +8,51 @@ overlay() {
     printf 'vdev=%s,backendtype=tap,script=block-cow,format=raw,target=%s\n' "$1" "$target"
 }
 
-# create_guest NAME DISK...: starts a guest that boots from its xvda, with agent. `xl`'s output goes to $state_dir/NAME.xl.
+# create_guest NAME DISK...: starts a PV guest that boots from its xvda, with agent. `xl`'s output goes to $state_dir/NAME.xl.
 # $guest_vcpus and $guest_memory_mib say how large it is.
 create_guest() {
-    local name=$1 disk disks=
-    shift
-    for disk in "$@"; do disks+="'$disk', "; done
-    cat > "$state_dir/$name.cfg" <<CONFIG
-name = '$name'
+    create_guest_config "$@"
+    start_guest "$1"
+}
+
+# create_guest_config NAME DISK...: writes its configuration, $state_dir/NAME.cfg, and starts nothing.
+create_guest_config() {
+    configure_guest "$@" << CONFIG
 kernel = '/opt/guest/vmlinux'
 ramdisk = '/opt/guest/initrd'
 extra = '$guest_args'
 memory = ${guest_memory_mib:-256}
-vcpus = ${guest_vcpus:-1}
-on_reboot = 'restart'
-on_crash = 'destroy'
-disk = [ ${disks%, } ]
 CONFIG
-    start_guest "$name"
 }
 
-# start_guest NAME: starts a guest again that create_guest has made before.
+# create_pvh_guest NAME DISK...: as create_guest, for a PVH guest.
+create_pvh_guest() {
+    configure_guest "$@" << CONFIG
+type = 'pvh'
+kernel = '/opt/guest/vmlinux'
+ramdisk = '/opt/guest/initrd'
+extra = '$guest_args'
+memory = ${guest_memory_mib:-256}
+CONFIG
+    start_guest "$1"
+}
+
+# configure_guest NAME DISK...: writes its configuration; what is particular to its kind comes from standard input.
+configure_guest() {
+    local name=$1 disk disks=
+    shift
+    for disk in "$@"; do disks+="'$disk', "; done
+    {
+        echo "name = '$name'"
+        cat
+        echo "vcpus = ${guest_vcpus:-1}"
+        echo "on_reboot = 'restart'"
+        echo "on_crash = 'destroy'"
+        echo "disk = [ ${disks%, } ]"
+    } > "$state_dir/$name.cfg"
+}
+
+# start_guest NAME: starts a guest whose configuration is there.
 start_guest() {
     local name=$1
     if ! xl create "$state_dir/$name.cfg" > "$state_dir/$name.xl" 2>&1; then

@@ -6,8 +6,8 @@ build_packages=(build-essential pkg-config libxen-dev libclang-dev)
 # qemu-utils, libnbd-bin, fio: tests show that qemu-img refuses a base in use, and that these NBD clients are served.
 # strace: kills commands at each of their writes.
 # e2fsprogs, xfsprogs, mount: images on file systems with and without large files, and on devices that are mounted.
-# python3: another reader of images.
-check_packages=(shellcheck qemu-utils libnbd-bin fio strace e2fsprogs xfsprogs mount python3)
+# python3: another reader of images, and the environment of schemathesis. curl: the control API as a person asks it.
+check_packages=(shellcheck qemu-utils libnbd-bin fio strace e2fsprogs xfsprogs mount python3 python3-venv curl)
 # The package of the product, and its check.
 deb_packages=(debhelper dpkg-dev lintian)
 # linux-perf: where the time of the daemon's worker goes.

@@ -7,7 +7,7 @@ release=${CARGO_TARGET_DIR:-$repo/target}/release
 # product_check: there is something to test, and it is newer than nothing: no case is ever skipped for lack of it.
 product_check() {
     local file
-    for file in "$release/powerfail" "$release/examples/map_or_copy"; do
+    for file in "$release/powerfail" "$release/examples/map_or_copy" "$repo"/target/deb/{1,2}/cowback_*.deb; do
         [ "$mode" != tests ] || [ -f "$file" ] || die "$file is missing: run make xen-test-programs first"
     done
     for file in "$release/cowback" "$release/cowbackd" "$repo/hotplug-scripts/block-cow" \
@@ -43,7 +43,7 @@ make_share() {
     done
     [ -n "$(ls "$share/cases")" ] || die "no case matches: $*"
     # Cases run them; they are no part of the product.
-    cp "$release/powerfail" "$release/examples/map_or_copy" "$share/product/"
+    cp "$release/powerfail" "$release/examples/map_or_copy" "$repo"/target/deb/{1,2}/cowback_*.deb "$share/product/"
 }
 
 # run_emulated_machine: boots, shows progress as it comes, and ends when dom0 powers off or hangs.

@@ -1,9 +1,18 @@
 # shellcheck shell=bash
-# The cached builds and what each is made from. Sourced after common.sh.
+# The cached builds and what each is made from. Sourced after common.sh and packages.sh.
 
-dom0_key=$(stage_key "$xen_tests"/host/{build-dom0,trim,mkinitrd,vmlinux}.sh)
-# Measurements need more in dom0 than tests do; tests boot faster without it.
-bench_dom0_packages=(qemu-system-xen qemu-utils linux-perf)
-bench_dom0_key=$dom0_key-$(stage_key <<< "${bench_dom0_packages[*]}")
+# Beside Xen and its tools: the QEMU of qdisks, and what else measurements need.
+dom0_packages=(qemu-system-xen qemu-utils linux-perf)
+dom0_key=$(cat "$xen_tests"/host/{build-dom0,trim,mkinitrd,vmlinux}.sh <(echo "${dom0_packages[*]}") | stage_key)
 guest_key=$(stage_key "$xen_tests"/host/{build-guest,trim}.sh "$xen_tests"/guest/*)
 images_key=$guest_key-$(stage_key "$xen_tests/host/build-images.sh")
+
+# prepare_stages: builds what is not there.
+prepare_stages() {
+    local mirror
+    install_packages "${xen_packages[@]}"
+    mirror=$(debian_mirror)
+    build_stage dom0 "$dom0_key" "$xen_tests/host/build-dom0.sh" "$mirror" "${dom0_packages[@]}"
+    build_stage guest "$guest_key" "$xen_tests/host/build-guest.sh" "$mirror"
+    build_stage images "$images_key" "$xen_tests/host/build-images.sh" "$cache/guest-$guest_key"
+}

@@ -1,0 +1,25 @@
+# Disks without backendtype=tap, as every Xen takes them, beside the kernel's blkback with another disk of the same guest
+# shellcheck shell=bash
+
+modprobe -a xen-blkback loop
+step "one disk of each backend, in one guest"
+truncate -s 32M "$work/raw.img"
+loop=$(losetup --find --show "$work/raw.img")
+create_guest vm "vdev=xvda,script=block-cow,format=raw,target=dscow:$work/vm.cow:$base" "phy:$loop,xvdb,w"
+wait_multiuser vm
+id=$(domid vm)
+xl block-list vm
+assert_eq 4 "$(node "backend/vbd/$id/51712/state")" "state of our disk"
+assert_eq 4 "$(node "backend/vbd/$id/51728/state")" "state of blkback's disk"
+[ -e "/sys/bus/xen-backend/drivers/vbd/vbd-$id-51728" ] || fail "blkback does not serve its disk"
+[ ! -e "/sys/bus/xen-backend/drivers/vbd/vbd-$id-51712" ] || fail "blkback is bound to our disk"
+
+step "both are used, and ours outlives the daemon"
+guest_run vm 'dd if=/dev/urandom of=/srv/kept bs=64k count=16 conv=fsync status=none; sha256sum < /srv/kept' > "$state_dir/sum"
+guest_run vm 'dd if=/srv/kept of=/dev/xvdb bs=64k oflag=direct status=none'
+kill -9 "$(cowbackd_pid)"
+guest_run vm 'echo 3 > /proc/sys/vm/drop_caches; sha256sum < /srv/kept' | cmp - "$state_dir/sum"
+guest_run vm 'dd if=/dev/xvdb bs=64k count=16 iflag=direct status=none | sha256sum' | cmp - "$state_dir/sum"
+shutdown_guest vm
+losetup -d "$loop"
+assert_image_clean "$work/vm.cow"

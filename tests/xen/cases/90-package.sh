@@ -1,0 +1,59 @@
+# The Debian package is installed, upgraded under a guest's load, removed and purged: guests and images are not harmed
+# shellcheck shell=bash
+
+status_of() { dpkg-query -W -f '${db:Status-Status} ${Version}' cowback 2> /dev/null || true; }
+older=(/share/product/cowback_1_*.deb)
+newer=(/share/product/cowback_2_*.deb)
+
+step "take away what the other cases have used"
+systemctl disable --now cowbackd.service
+rm -rf /usr/bin/cowback /usr/sbin/cowbackd /usr/lib/cowback /etc/xen/scripts/block-cow /usr/lib/systemd/system/cowbackd.service
+systemctl daemon-reload
+again() { bash /share/dom0/install; }
+trap again EXIT
+
+step "install"
+dpkg -i "${older[@]}"
+assert_contains "$(status_of)" "installed 1" "status of the package"
+assert_eq active "$(systemctl is-active cowbackd.service || true)" "the daemon"
+assert_eq enabled "$(systemctl is-enabled cowbackd.service || true)" "the daemon at boot"
+cowbackd --check-config
+cowback --version
+ldd /usr/sbin/cowbackd
+
+step "upgrade under a guest's load"
+create_guest vm "$(overlay xvda "$work/vm.cow" "$base")"
+wait_multiuser vm
+guest_id=$(domid vm)
+guest_start vm 'until [ -e /run/enough ]; do fio --name=load --filename=/srv/load --size=4M --rw=randwrite --bssplit=512/20:4k/50:64k/30 --blockalign=512 --fsync=16 --verify=crc32c --verify_fatal=1 --verify_state_save=0 --ioengine=libaio --direct=1 --iodepth=8 --minimal || exit; done'
+eventually 60 "load in the guest" guest_run vm 'test -s /srv/load'
+before=$(cowbackd_pid)
+echo "# changed here" >> /etc/cowback/cowbackd.toml
+dpkg -i "${newer[@]}"
+assert_contains "$(status_of)" "installed 2" "status of the package"
+after=$(cowbackd_pid)
+[ "$before" != "$after" ] || fail "the old daemon still runs"
+grep -qx '# changed here' /etc/cowback/cowbackd.toml || fail "the configuration was replaced"
+guest_run vm 'touch /run/enough'
+load_ended() { guest_run vm 'grep ended /run/background.log'; }
+eventually 300 "end of the guest's load" load_ended
+guest_run vm 'cat /run/background.log; grep -q "ended with 0" /run/background.log'
+assert_eq "" "$(guest_run vm 'dmesg | grep -iE "I/O error|blk_update|EXT4-fs error|Buffer I/O" || true')" "errors in the guest's kernel log"
+assert_eq "$guest_id" "$(domid vm)" "domain of the guest"
+
+step "remove, and purge"
+shutdown_guest vm
+assert_image_clean "$work/vm.cow"
+sha256sum "$work/vm.cow" > "$state_dir/images"
+find "$work" | sort > "$state_dir/files"
+dpkg -r cowback
+assert_contains "$(status_of)" "config-files" "status of the package"
+assert_eq inactive "$(systemctl is-active cowbackd.service || true)" "the daemon"
+[ -e /etc/cowback/cowbackd.toml ] || fail "the configuration went away with a mere removal"
+dpkg -P cowback
+assert_eq "" "$(status_of)" "status of the package"
+for path in /etc/cowback /usr/lib/cowback /etc/xen/scripts/block-cow /usr/sbin/cowbackd /usr/bin/cowback; do
+    [ ! -e "$path" ] || fail "$path is left"
+done
+sha256sum --check "$state_dir/images"
+find "$work" | sort | cmp - "$state_dir/files"
