@@ -5,6 +5,7 @@ mod resize;
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
 
 use blockio::file::FileIdentity;
 use blockio::image::ImageAccess;
@@ -39,6 +40,7 @@ struct Inner {
     sockets: Sockets,
     handle: Handle,
     xentop: Option<xentop::Folder>,
+    started: Instant,
 }
 
 /// How each worker is doing.
@@ -102,6 +104,7 @@ impl Devices {
                 sockets,
                 handle,
                 xentop,
+                started: Instant::now(),
             }),
         }
     }
@@ -219,6 +222,7 @@ impl Devices {
         let worker = self.idlest_worker();
         let read_only = config.mode == DeviceMode::ReadOnly;
         let earlier = self.get(device);
+        let file = earlier.as_ref().and_then(|known| known.file);
         let failed_connects =
             earlier.map_or_else(FailedConnects::default, |known| known.failed_connects);
         let entry = Device {
@@ -227,7 +231,7 @@ impl Devices {
             vdev: config.vdev.clone(),
             vm: config.vm.clone(),
             read_only,
-            file: None,
+            file,
             can_be_adopted: false,
             failed_connects,
         };
@@ -285,7 +289,7 @@ impl Devices {
                         run_state: opened.run_state,
                         failed_connects,
                         statistics_file: self.statistics_file(device),
-                        loans: self.inner.inheritance.loans_to(device),
+                        loans: opened.loans,
                     },
                 };
                 self.inner.workers[worker].send(ToWorker::Open(Box::new(opening)));

@@ -16,7 +16,7 @@ use uuid::Uuid;
 use xenstore_glue::{DeviceId, DiskProperties};
 
 use crate::disk_target::{Cache, Target, TargetError};
-use crate::inheritance::Inheritance;
+use crate::inheritance::{Inheritance, Loan};
 
 /// Blocks of an image are never smaller than a page, so the physical size, which guests align to, is a page.
 const PHYSICAL_SECTOR_SIZE: u32 = 4096;
@@ -41,6 +41,8 @@ pub(crate) struct Opened {
     pub(crate) run_state: Option<Box<RunState>>,
     /// The run state was left by an earlier daemon, which was connected to the frontend.
     pub(crate) can_be_adopted: bool,
+    /// From whom its guest has brought the image along, to be told if it is given back as it was.
+    pub(crate) loans: Vec<Loan>,
 }
 
 /// Why a device gets no image.
@@ -108,14 +110,21 @@ pub(crate) fn open(
     check_base(&target, &image)?;
     check_sizes(&target, image.header())?;
     let disk = properties(image.header(), access, frontend);
-    let mut left = inheritance.of(device, image.header(), disk.read_only)?;
+    let left = inheritance.of(device, image.header(), disk.read_only)?;
+    let (mut left, is_own) = left.map_or((None, false), |(left, is_own)| (Some(left), is_own));
     if let Some(left) = &mut left
         && !disk.read_only
     {
         bring_in(left, &mut image)?;
     }
     // A disk whose flushes failed is not to look as if they had not.
-    let can_be_adopted = left.as_ref().is_some_and(|left| !left.is_broken());
+    let can_be_adopted = is_own && left.as_ref().is_some_and(|left| !left.is_broken());
+    // What a daemon before this one had done to the image is not known to this one.
+    let is_used = left.as_ref().is_some_and(RunState::was_ever_connected);
+    let loans = match is_used {
+        true => Vec::new(),
+        false => inheritance.loans_to(device),
+    };
     let owner = left
         .as_ref()
         .map_or_else(Uuid::new_v4, |left| left.identity().owner);
@@ -134,6 +143,7 @@ pub(crate) fn open(
         },
         run_state: run_state.map(Box::new),
         can_be_adopted,
+        loans,
     })
 }
 

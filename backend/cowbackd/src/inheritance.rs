@@ -101,35 +101,60 @@ impl Inheritance {
 
     /// A device is gone. What is left of it all the same, since its image was not closed, stays known.
     pub(crate) fn forget(&self, device: DeviceId) {
+        self.forget_lent_rings(device);
         self.loans.forget(device);
-        for loan in self.loans.to(device) {
-            self.settle(device, &loan);
-        }
+        self.settle(device);
         let device = device.to_string();
         self.known()
             .retain(|owner, known| *known != device || self.exists(*owner));
     }
 
-    /// A device is gone that has borrowed an image. If it was not closed, since no daemon was there to do it, what is left of it
-    /// tells whether anything can have been changed.
-    fn settle(&self, borrower: DeviceId, loan: &Loan) {
-        let name = borrower.to_string();
-        let owner = |(owner, known): (&Uuid, &String)| (*known == name).then_some(*owner);
-        let owners: Vec<Uuid> = self.known().iter().filter_map(owner).collect();
-        for owner in owners.into_iter().filter(|owner| self.exists(*owner)) {
-            let left = RunState::open(&path_of(&self.folder, owner));
-            match left.ok().filter(is_untouched) {
-                Some(left) if left.remove().is_ok() => {
+    /// A device is gone that may have borrowed an image. If it was not closed, since no daemon was there to do it, what is left
+    /// of it tells whether anything can have been changed.
+    pub(crate) fn settle(&self, borrower: DeviceId) {
+        for loan in self.loans.to(borrower) {
+            for (owner, left) in self.left_of(borrower) {
+                if is_untouched(&left) && left.remove().is_ok() {
                     self.known().remove(&owner);
                     loan.returned_unchanged(left.opened_generation());
+                } else {
+                    loan.forget();
                 }
-                _ => loan.forget(),
             }
         }
     }
 
+    /// A device is gone that has lent its image for good: nobody goes on with its rings.
+    fn forget_lent_rings(&self, lender: DeviceId) {
+        let is_lent = self
+            .lent_to(lender)
+            .is_some_and(|borrower| self.has_left(borrower));
+        if !is_lent {
+            return;
+        }
+        for (owner, left) in self.left_of(lender) {
+            // What it had is in the image, which is another's now.
+            if left.closed_generation().is_some() && left.remove().is_ok() {
+                self.known().remove(&owner);
+            }
+        }
+    }
+
+    /// The run states that are left of a device.
+    fn left_of(&self, device: DeviceId) -> Vec<(Uuid, RunState)> {
+        let name = device.to_string();
+        let owner = |(owner, known): (&Uuid, &String)| (*known == name).then_some(*owner);
+        let owners: Vec<Uuid> = self.known().iter().filter_map(owner).collect();
+        let open = |owner| Some((owner, RunState::open(&path_of(&self.folder, owner)).ok()?));
+        owners.into_iter().filter_map(open).collect()
+    }
+
     /// Notes that a device lets another one have its image, and means to have it back.
     pub(crate) fn note_lent(&self, lender: DeviceId, borrower: DeviceId) {
+        // Who has lent it the image before is to look for the next one.
+        for loan in self.loans.to(lender) {
+            loan.pass_on(borrower);
+        }
         if let Err(error) = self.loans.note(lender, borrower) {
             tracing::error!(device = %lender, "cannot note that its image is lent: {error}");
         }
@@ -158,8 +183,8 @@ impl Inheritance {
         path_of(&self.folder, owner).exists()
     }
 
-    /// The run state that an image's header belongs to, if there is one. Whatever else there is of the device is of no use
-    /// any more, and removed.
+    /// The run state that an image's header belongs to, if there is one, and whether it is of this device: its rings can be gone
+    /// on with then. Whatever else there is of the device is of no use any more, and removed.
     ///
     /// # Errors
     /// If it is there and cannot be used now.
@@ -168,7 +193,7 @@ impl Inheritance {
         device: DeviceId,
         header: &Header,
         read_only: bool,
-    ) -> Result<Option<RunState>, RunStateError> {
+    ) -> Result<Option<(RunState, bool)>, RunStateError> {
         let name = device.to_string();
         let candidates: Vec<(Uuid, bool)> = self
             .known()
@@ -206,13 +231,15 @@ impl Inheritance {
                 state.remove()?;
             }
         }
-        if let Some(state) = &mut found
-            && state.identity().device != name
-        {
+        let Some(mut state) = found else {
+            return Ok(None);
+        };
+        let is_own = state.identity().device == name;
+        if !is_own {
             state.give_to(&name);
             self.known().insert(state.identity().owner, name);
         }
-        Ok(found)
+        Ok(Some((state, is_own)))
     }
 
     /// A run state for a device. Without one the disk is served all the same, and is lost to its guest if the daemon is
@@ -243,7 +270,7 @@ fn is_untouched(state: &RunState) -> bool {
         bytes.any(|byte| byte != 0)
     };
     let bits = state.allocated().map(has_bits);
-    !state.was_connected() && !state.is_broken() && bits.is_ok_and(|has_bits| !has_bits)
+    !state.was_ever_connected() && !state.is_broken() && bits.is_ok_and(|has_bits| !has_bits)
 }
 
 /// Whether the image is as the process left it that this run state is of: in the generation in which that has closed it, or in

@@ -24,6 +24,8 @@ const WORDS: usize = 11;
 #[derive(Debug)]
 pub(crate) struct Folder {
     path: PathBuf,
+    /// Where the next daemon reads of it, if this one is killed.
+    note: PathBuf,
 }
 
 impl Folder {
@@ -43,8 +45,8 @@ impl Folder {
         }
         fs::create_dir(&path)?;
         let name = path.file_name().unwrap_or_default().as_encoded_bytes();
-        fs::write(note, name)?;
-        Ok(Self { path })
+        fs::write(&note, name)?;
+        Ok(Self { path, note })
     }
 
     /// The file of a device, if xentop looks for one.
@@ -70,6 +72,7 @@ impl Folder {
 
 impl Drop for Folder {
     fn drop(&mut self) {
+        let _ = fs::remove_file(&self.note);
         let _ = fs::remove_dir_all(&self.path);
     }
 }

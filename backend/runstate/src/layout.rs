@@ -31,6 +31,8 @@ pub(crate) const WORD_OWNER: usize = 8;
 pub(crate) const WORD_GENERATION: usize = 12;
 /// Not 0: the image is about to be closed, or is.
 pub(crate) const WORD_CLOSING: usize = 14;
+/// Not 0: a frontend was connected at some time.
+pub(crate) const WORD_USED: usize = 15;
 pub(crate) const WORD_DEVICE: usize = 16;
 
 /// Most bytes of a device's name.

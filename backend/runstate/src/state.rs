@@ -15,7 +15,7 @@ use crate::journal::{Journal, Left, Mismatch, Place, REQUEST_BYTES};
 use crate::layout::{
     BITS_START, DEVICE_BYTES, HEAD_BYTES, MAGIC, QUEUES_MAX, VERSION, WORD_BITS_LEN, WORD_BROKEN,
     WORD_CLOSING, WORD_DEVICE, WORD_GENERATION, WORD_MAGIC, WORD_OWNER, WORD_QUEUES, WORD_SLOTS,
-    WORD_VERSION, journal_word, ring_word,
+    WORD_USED, WORD_VERSION, journal_word, ring_word,
 };
 use crate::mapping::Mapping;
 use crate::words::Words;
@@ -225,6 +225,7 @@ impl RunState {
     /// If a frontend cannot have such rings.
     pub fn connect(&mut self, slots: u32, rings: &[Ring]) -> Result<(), RunStateError> {
         assert!(rings.len() <= QUEUES_MAX, "{} queues", rings.len());
+        self.store(WORD_USED, 1);
         self.store(WORD_QUEUES, 0);
         for queue in 0..rings.len() {
             let (start, len) = (journal_word(queue) * 4, Journal::words(slots) * 4);
@@ -246,6 +247,11 @@ impl RunState {
     /// Whether a frontend was connected when it was left.
     pub fn was_connected(&self) -> bool {
         self.memory.load(WORD_QUEUES) > 0
+    }
+
+    /// Whether a frontend was connected at any time since it was made.
+    pub fn was_ever_connected(&self) -> bool {
+        self.memory.load(WORD_USED) != 0
     }
 
     /// Goes on with the frontend of the process that left it, with rings of `slots` slots.

@@ -72,8 +72,10 @@ fn the_new_domain_sees_every_bit_that_the_old_one_wrote() {
         assert_eq!(moved.read(0, 4096).unwrap(), [3; 4096]);
         rig.detach(&second, moved);
         rig.assert_clean("vm.cow");
-        let left = std::fs::read_dir(rig.path("run/lent")).unwrap().count();
-        assert_eq!(left, 0, "a note is left");
+        for folder in ["run/lent", "run/disks"] {
+            let left = std::fs::read_dir(rig.path(folder)).unwrap().count();
+            assert_eq!(left, 0, "something is left in {folder}");
+        }
     }
 }
 
@@ -149,4 +151,45 @@ fn two_guests_never_have_one_image() {
         .unwrap();
     refuses(&again);
     assert_eq!(frontend.read(0, 4096).unwrap(), [1; 4096]);
+}
+
+#[test]
+fn a_move_that_fails_while_no_daemon_runs_is_noticed_by_the_next() {
+    let mut rig = Rig::start();
+    let old = rig.guest(1);
+    let (first, mut frontend) = rig.connect(&old, "xvda", "vm.cow");
+    frontend.write(0, &[1; 4096]).unwrap();
+    let new = incoming(&rig, 2);
+    let second = attach(&rig, &new);
+    rig.daemon.kill().unwrap();
+    rig.host.toolstack().delete_nodes(&second).unwrap();
+    rig.host.vanish_domain(&new).unwrap();
+    rig.daemon.restart().unwrap();
+    wait_until_served(&rig, 1);
+    assert_eq!(frontend.read(0, 4096).unwrap(), [1; 4096]);
+    rig.detach(&first, frontend);
+    rig.assert_clean("vm.cow");
+}
+
+#[test]
+fn a_guest_is_not_led_on_over_what_was_changed_before_a_kill() {
+    let mut rig = Rig::start();
+    let old = rig.guest(1);
+    let (_first, mut frontend) = rig.connect(&old, "xvda", "vm.cow");
+    frontend.write(0, &[1; 4096]).unwrap();
+    let new = incoming(&rig, 2);
+    let second = attach(&rig, &new);
+    let mut moved = connect(&second);
+    // Where a block is already: no bit tells of it.
+    moved.write(0, &[2; 4096]).unwrap();
+    rig.daemon.kill().unwrap();
+    drop(moved);
+    rig.host.toolstack().delete_nodes(&second).unwrap();
+    rig.host.vanish_domain(&new).unwrap();
+    rig.daemon.restart().unwrap();
+    let begun = std::time::Instant::now();
+    while !rig.daemon.log().contains("left nothing to go on from") {
+        assert!(begun.elapsed() < PATIENCE, "{}", rig.daemon.log());
+        std::thread::sleep(std::time::Duration::from_millis(50));
+    }
 }

@@ -293,6 +293,11 @@ impl Runner {
             Ok(config) => config,
             Err(reason) => return Ok(Some(Event::OpenFailed { reason })),
         };
+        // Not into a directory that is gone: see `set_state`.
+        if self.store.read(&device.node("state")).await? == Node::Missing {
+            let reason = format!("device {device} is gone");
+            return Ok(Some(Event::OpenFailed { reason }));
+        }
         // Also of a guest that another process served before, which sees nothing of it.
         let path = device.node("kthread-pid");
         if let Write::Refused(error) = self

@@ -74,6 +74,17 @@ impl Loans {
 }
 
 impl Loan {
+    /// The image went on to another device.
+    pub(super) fn pass_on(&self, borrower: DeviceId) {
+        let note = Note {
+            borrower,
+            unchanged: None,
+        };
+        if let Err(error) = note.write(&self.path) {
+            tracing::error!("{}: {error}", self.path.display());
+        }
+    }
+
     /// The image was changed, and its guest cannot go on where it was.
     pub(super) fn forget(&self) {
         let _ = fs::remove_file(&self.path);
@@ -85,9 +96,8 @@ impl Loan {
             borrower: self.borrower,
             unchanged: Some(generation),
         };
-        if self.path.exists()
-            && let Err(error) = note.write(&self.path)
-        {
+        let is_ours = Note::read(&self.path).is_some_and(|note| note.borrower == self.borrower);
+        if is_ours && let Err(error) = note.write(&self.path) {
             tracing::error!(
                 "{}: {error}; its guest cannot go on if its move fails",
                 self.path.display()

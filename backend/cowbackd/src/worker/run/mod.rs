@@ -431,8 +431,13 @@ impl Worker {
             self.keep_up(number);
         }
         if looked_up(&mut self.vbds, number).is_closed()
-            && let Some(vbd) = self.vbds.remove(&number)
+            && let Some(mut vbd) = self.vbds.remove(&number)
         {
+            // What was left behind under way kept its link.
+            let queues = vbd.link.take().map_or(0, |link| link.queues.len());
+            for queue in 0..queues {
+                self.executor.unwatch(watch_key(number, queue));
+            }
             self.numbers.remove(&vbd.device());
             vbd.release(self.executor.as_mut());
         }
