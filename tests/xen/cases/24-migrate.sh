@@ -26,3 +26,4 @@ assert_eq "" "$(guest_run vm 'dmesg | grep -iE "I/O error|blk_update|EXT4-fs err
 shutdown_guest vm
 assert_image_clean "$work/vm.cow"
 assert_eq "" "$(ls /run/cowback/lent)" "notes that are left"
+assert_eq "" "$(ls /run/cowback/disks)" "run states that are left"
