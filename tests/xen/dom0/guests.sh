@@ -17,39 +17,20 @@ create_guest() {
 
 # create_guest_config NAME DISK...: writes its configuration, $state_dir/NAME.cfg, and starts nothing.
 create_guest_config() {
-    configure_guest "$@" << CONFIG
-kernel = '/opt/guest/vmlinux'
-ramdisk = '/opt/guest/initrd'
-extra = '$guest_args'
-memory = ${guest_memory_mib:-256}
-CONFIG
-}
-
-# create_pvh_guest NAME DISK...: as create_guest, for a PVH guest.
-create_pvh_guest() {
-    configure_guest "$@" << CONFIG
-type = 'pvh'
-kernel = '/opt/guest/vmlinux'
-ramdisk = '/opt/guest/initrd'
-extra = '$guest_args'
-memory = ${guest_memory_mib:-256}
-CONFIG
-    start_guest "$1"
-}
-
-# configure_guest NAME DISK...: writes its configuration; what is particular to its kind comes from standard input.
-configure_guest() {
     local name=$1 disk disks=
     shift
     for disk in "$@"; do disks+="'$disk', "; done
-    {
-        echo "name = '$name'"
-        cat
-        echo "vcpus = ${guest_vcpus:-1}"
-        echo "on_reboot = 'restart'"
-        echo "on_crash = 'destroy'"
-        echo "disk = [ ${disks%, } ]"
-    } > "$state_dir/$name.cfg"
+    cat > "$state_dir/$name.cfg" <<CONFIG
+name = '$name'
+kernel = '/opt/guest/vmlinux'
+ramdisk = '/opt/guest/initrd'
+extra = '$guest_args'
+memory = ${guest_memory_mib:-256}
+vcpus = ${guest_vcpus:-1}
+on_reboot = 'restart'
+on_crash = 'destroy'
+disk = [ ${disks%, } ]
+CONFIG
 }
 
 # start_guest NAME: starts a guest whose configuration is there.
