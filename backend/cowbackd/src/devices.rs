@@ -4,8 +4,8 @@ mod moving;
 mod resize;
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Instant;
 
 use blockio::file::FileIdentity;
 use blockio::image::ImageAccess;
@@ -40,7 +40,8 @@ struct Inner {
     sockets: Sockets,
     handle: Handle,
     xentop: Option<xentop::Folder>,
-    started: Instant,
+    /// Every device that was in xenstore when the daemon was started is known.
+    looked_through: AtomicBool,
 }
 
 /// How each worker is doing.
@@ -104,7 +105,7 @@ impl Devices {
                 sockets,
                 handle,
                 xentop,
-                started: Instant::now(),
+                looked_through: AtomicBool::new(false),
             }),
         }
     }
@@ -138,6 +139,7 @@ impl Devices {
             Order::Close { device, handover } => {
                 self.to_worker(device, ToWorker::Close { device, handover });
             }
+            Order::LookedThrough => self.inner.looked_through.store(true, Ordering::Relaxed),
             Order::Forgotten { device } => {
                 self.devices().remove(&device);
                 self.inner.inheritance.forget(device);

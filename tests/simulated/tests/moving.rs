@@ -105,7 +105,7 @@ fn a_guest_whose_move_fails_goes_on_where_it_was() {
 
 #[test]
 fn a_guest_whose_image_was_changed_elsewhere_is_not_led_on() {
-    let rig = Rig::start();
+    let mut rig = Rig::start();
     let old = rig.guest(1);
     let (_first, mut frontend) = rig.connect(&old, "xvda", "vm.cow");
     frontend.write(0, &[1; 4096]).unwrap();
@@ -115,12 +115,9 @@ fn a_guest_whose_image_was_changed_elsewhere_is_not_led_on() {
     moved.write(0, &[2; 4096]).unwrap();
     rig.detach(&second, moved);
     rig.host.toolstack().delete_nodes(&second).ok();
-    let log = "left nothing to go on from";
-    let begun = std::time::Instant::now();
-    while !rig.daemon.log().contains(log) {
-        assert!(begun.elapsed() < PATIENCE, "{}", rig.daemon.log());
-        std::thread::sleep(std::time::Duration::from_millis(50));
-    }
+    rig.daemon
+        .wait_for_log("left nothing to go on from", PATIENCE)
+        .unwrap();
 }
 
 #[test]
@@ -187,9 +184,7 @@ fn a_guest_is_not_led_on_over_what_was_changed_before_a_kill() {
     rig.host.toolstack().delete_nodes(&second).unwrap();
     rig.host.vanish_domain(&new).unwrap();
     rig.daemon.restart().unwrap();
-    let begun = std::time::Instant::now();
-    while !rig.daemon.log().contains("left nothing to go on from") {
-        assert!(begun.elapsed() < PATIENCE, "{}", rig.daemon.log());
-        std::thread::sleep(std::time::Duration::from_millis(50));
-    }
+    rig.daemon
+        .wait_for_log("left nothing to go on from", PATIENCE)
+        .unwrap();
 }

@@ -123,6 +123,9 @@ pub enum Order {
         /// The next process will open the image for the same frontend.
         handover: bool,
     },
+    /// Every device that was in xenstore when the runner began has been taken up, and was to be opened if it was to be;
+    /// comes once, without an answer.
+    LookedThrough,
     /// The device is no more; no answer.
     Forgotten {
         /// The device; it is not connected, and its image is closed.

@@ -4,11 +4,10 @@ use std::collections::BTreeSet;
 
 use tracing::{debug, info, warn};
 
-use super::api::RunnerError;
+use super::api::{Order, RunnerError};
 use super::config::{Identity, NotOurs, identify};
 use super::device::{Device, observe, read_sectors};
 use super::main_loop::Runner;
-use super::watch::watch_frontend;
 use crate::machine::{Event, Machine};
 use crate::types::{DevId, DeviceClass, DeviceId, DomId, below_home};
 
@@ -121,12 +120,12 @@ impl Runner {
     }
 
     pub(super) async fn watch_frontend_of(
-        &self,
+        &mut self,
         device: DeviceId,
         identity: &Identity,
     ) -> Result<super::watch::FrontendWatch, RunnerError> {
         let path = format!("{}/state", identity.frontend);
-        let watching = watch_frontend(
+        let watching = self.frontend_watches.watch(
             &self.store.xs,
             device,
             &path,
@@ -163,7 +162,12 @@ impl Runner {
         let mut domids: BTreeSet<DomId> = domids;
         domids.extend(known.map(|device| device.domid));
         let domids: Vec<DomId> = domids.into_iter().collect();
-        self.scan_domains(class, &domids).await
+        self.scan_domains(class, &domids).await?;
+        if self.unseen_classes.remove(&class) && self.unseen_classes.is_empty() {
+            // The daemon ends before its runner only together with the process.
+            self.orders.send(Order::LookedThrough).ok();
+        }
+        Ok(())
     }
 
     /// Looks at every device of these domains, those that are there and those that were.

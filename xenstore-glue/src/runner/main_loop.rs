@@ -10,7 +10,7 @@ use xenstore_rs::tokio::XsTokio;
 use super::api::{Channels, Handle, Order, Report, Request, RunnerConfig, RunnerError};
 use super::device::Device;
 use super::store::Store;
-use super::watch::{Seen, Sink, watch_backend};
+use super::watch::{FrontendWatches, Seen, Sink, watch_backend};
 use crate::machine::Event;
 use crate::types::{DeviceClass, DeviceId};
 
@@ -22,7 +22,10 @@ pub struct Runner {
     pub(super) to_retry: BTreeSet<DeviceId>,
     /// Just forgotten, to be looked at once more.
     pub(super) to_notice: Vec<DeviceId>,
+    /// Not looked through yet.
+    pub(super) unseen_classes: BTreeSet<DeviceClass>,
     pub(super) seen_sink: Sink,
+    pub(super) frontend_watches: FrontendWatches,
     pub(super) orders: mpsc::UnboundedSender<Order>,
     seen: mpsc::UnboundedReceiver<Seen>,
     reports: mpsc::UnboundedReceiver<Report>,
@@ -53,7 +56,9 @@ impl Runner {
             devices: BTreeMap::new(),
             to_retry: BTreeSet::new(),
             to_notice: Vec::new(),
+            unseen_classes: DeviceClass::ALL.into(),
             seen_sink,
+            frontend_watches: FrontendWatches::default(),
             orders,
             seen,
             reports,

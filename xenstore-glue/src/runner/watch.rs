@@ -4,6 +4,7 @@
 //! requests included, while that is full. So whoever waits for an answer must not be the one who
 //! takes the events: each stream has a task that does nothing else.
 
+use std::collections::HashMap;
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -44,32 +45,57 @@ pub(super) async fn watch_backend(xs: &XsTokio, directory: &str, sink: Sink) -> 
     Ok(())
 }
 
-/// A watch on a frontend's state; dropping it retires it.
+/// The need of a watch on a frontend's state; it ends when this is dropped.
 pub(super) struct FrontendWatch {
-    _retire: oneshot::Sender<()>,
+    _need: oneshot::Sender<()>,
 }
 
-/// Watches the node until the returned value is dropped.
+/// The end of a need.
+type NeedEnd = oneshot::Receiver<()>;
+
+/// The watches on frontends' states: those that are needed, and those that were until lately.
 ///
-/// Guests write the node as often as they like, so no more than one event per frontend is ever in
-/// the sink; whoever takes it clears the flag first and looks afterwards.
-pub(super) async fn watch_frontend(
-    xs: &XsTokio,
-    device: DeviceId,
-    state_path: &str,
-    quiet: Duration,
-    sink: Sink,
-) -> io::Result<FrontendWatch> {
-    let stream = xs.watch(state_path).await?;
-    let (retire, retired) = oneshot::channel();
-    tokio::spawn(drain_frontend(stream, device, retired, quiet, sink));
-    Ok(FrontendWatch { _retire: retire })
+/// A disk that comes and goes gets the watch back that it had: else each earlier one would be kept by the events of the
+/// next, and would be told of every event too.
+#[derive(Default)]
+pub(super) struct FrontendWatches(HashMap<(DeviceId, String), mpsc::UnboundedSender<NeedEnd>>);
+
+impl FrontendWatches {
+    /// Watches the node until the returned value is dropped. Whatever happened before has no event.
+    ///
+    /// Guests write the node as often as they like, so no more than one event per frontend is ever in
+    /// the sink; whoever takes it clears the flag first and looks afterwards.
+    pub(super) async fn watch(
+        &mut self,
+        xs: &XsTokio,
+        device: DeviceId,
+        state_path: &str,
+        quiet: Duration,
+        sink: Sink,
+    ) -> io::Result<FrontendWatch> {
+        self.0.retain(|_, needs| !needs.is_closed());
+        let (need, mut end) = oneshot::channel();
+        let need = FrontendWatch { _need: need };
+        let key = (device, state_path.to_owned());
+        if let Some(needs) = self.0.get(&key) {
+            match needs.send(end) {
+                Ok(()) => return Ok(need),
+                Err(mpsc::error::SendError(unsent)) => end = unsent,
+            }
+        }
+        let stream = xs.watch(state_path).await?;
+        let (needs, receiver) = mpsc::unbounded_channel();
+        tokio::spawn(drain_frontend(stream, device, end, receiver, quiet, sink));
+        self.0.insert(key, needs);
+        Ok(need)
+    }
 }
 
 async fn drain_frontend(
     mut stream: impl Stream<Item = Box<str>> + Unpin,
     device: DeviceId,
-    mut retired: oneshot::Receiver<()>,
+    mut end: NeedEnd,
+    mut needs: mpsc::UnboundedReceiver<NeedEnd>,
     quiet: Duration,
     sink: Sink,
 ) {
@@ -87,10 +113,37 @@ async fn drain_frontend(
                     return;
                 }
             }
-            _ = &mut retired => break,
+            Some(newer) = needs.recv() => end = newer,
+            _ = &mut end => match needed_again(&mut stream, &mut needs, quiet).await {
+                Some(newer) => end = newer,
+                None => return,
+            },
         }
     }
-    // If an event meets a dropped stream before the client has sent the unwatch, the client forgets
-    // the watch and never sends it, and xenstored keeps it for ever. So leave when nothing comes.
-    while let Ok(Some(_)) = timeout(quiet, stream.next()).await {}
+}
+
+/// Waits until a watch is needed again, or can be given up.
+///
+/// If an event meets a dropped stream before the client has sent the unwatch, the client forgets the watch and never sends
+/// it, and xenstored keeps it for ever. So it is given up when nothing has come for a while.
+async fn needed_again(
+    stream: &mut (impl Stream<Item = Box<str>> + Unpin),
+    needs: &mut mpsc::UnboundedReceiver<NeedEnd>,
+    quiet: Duration,
+) -> Option<NeedEnd> {
+    loop {
+        tokio::select! {
+            Some(newer) = needs.recv() => return Some(newer),
+            event = timeout(quiet, stream.next()) => match event {
+                Ok(Some(_)) => {}
+                // The connection is dead, which other streams say too.
+                Ok(None) => return None,
+                Err(_) => {
+                    // Nobody can need it any more, who has not said so by now.
+                    needs.close();
+                    return needs.try_recv().ok();
+                }
+            },
+        }
+    }
 }

@@ -68,8 +68,26 @@ impl Host {
         }
     }
 
+    /// The next order about a device.
     pub(crate) async fn order(&mut self) -> Order {
+        loop {
+            match self.any_order().await {
+                Order::LookedThrough => {}
+                order => return order,
+            }
+        }
+    }
+
+    pub(crate) async fn any_order(&mut self) -> Order {
         self.orders.recv().await.expect("the runner is there")
+    }
+
+    /// What the toolstack and the guest do when an open disk is taken away that was never connected.
+    pub(crate) async fn take_away(&mut self, device: DeviceId) {
+        self.store.remove(&device.to_string());
+        assert!(matches!(self.order().await, Order::Close { .. }));
+        self.report(Report::Closed { device });
+        assert_eq!(self.order().await, Order::Forgotten { device });
     }
 
     pub(crate) fn report(&self, report: Report) {

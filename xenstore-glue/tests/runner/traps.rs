@@ -1,14 +1,15 @@
 //! What would hang, leak, crash or be fooled.
 
+use std::path::Path;
 use std::time::Duration;
 
 use futures::StreamExt;
 use tokio::time::timeout;
-use xenstore_glue::runner::{Order, Report, Runner, RunnerError};
+use xenstore_glue::runner::{Order, Report, Runner, RunnerConfig, RunnerError};
 use xenstore_rs::{AsyncWatch, AsyncXs};
 
 use crate::fake::{Fake, in_own_process};
-use crate::host::{Host, config, create, create_with, device, frontend, offer_ring};
+use crate::host::{DISK, Host, config, create, create_with, device, frontend, offer_ring};
 
 /// More than the client's channel, the socket and everything between can hold.
 const FLOOD: usize = 100_000;
@@ -215,6 +216,73 @@ fn a_thousand_devices_are_found_although_they_cannot_be_listed() {
                 host.store.remove(&format!("backend/vbd3/{domid}"));
             }
             host.store.wait_until(|store| store.watches() == 2).await;
+        },
+    );
+}
+
+#[test]
+fn what_was_there_is_taken_up_before_it_is_said_that_all_was_looked_through() {
+    in_own_process(
+        "traps::what_was_there_is_taken_up_before_it_is_said_that_all_was_looked_through",
+        || async {
+            let served = [
+                device("backend/vbd/1/51712"),
+                device("backend/vbd3/2/51712"),
+            ];
+            let mut host = Host::start_after(|store| {
+                for device in served {
+                    create(store, device);
+                    // As an earlier daemon left it.
+                    store.write(&device.node("hotplug-status"), "connected");
+                    store.write(&device.node("state"), "2");
+                }
+            })
+            .await;
+            let mut opened = Vec::new();
+            while opened.len() < 2 {
+                match host.any_order().await {
+                    Order::Open { device, .. } => opened.push(device),
+                    other => panic!("{other:?} came before {opened:?}"),
+                }
+            }
+            assert_eq!(host.any_order().await, Order::LookedThrough);
+        },
+    );
+}
+
+#[test]
+fn a_disk_that_comes_and_goes_has_one_watch() {
+    in_own_process(
+        "traps::a_disk_that_comes_and_goes_has_one_watch",
+        || async {
+            let (store, xs) = Fake::start().await;
+            let config = RunnerConfig {
+                retire_watches_after: Duration::from_secs(3600),
+                ..config(Path::new("/nonexistent"))
+            };
+            let mut host = Host::run(store, Runner::set_up(xs, config));
+            let xvda = device("backend/vbd3/1/51712");
+            for _ in 0..5 {
+                create(&host.store, xvda);
+                host.store.wait_for(&xvda.node("state"), "2").await;
+                let handle = host.handle.clone();
+                let add = tokio::spawn(async move { handle.hotplug_add(xvda).await });
+                assert!(matches!(host.order().await, Order::Open { .. }));
+                let opened = Report::Opened {
+                    device: xvda,
+                    disk: DISK,
+                };
+                host.report(opened);
+                assert_eq!(add.await.unwrap(), Ok(()));
+                host.take_away(xvda).await;
+                // Those of the backend directories, and that of the disk.
+                assert_eq!(host.store.watches(), 3);
+            }
+            // It sees what it is there for.
+            host.connect(xvda).await;
+            host.store.write(&frontend(xvda, "state"), "5");
+            assert!(matches!(host.order().await, Order::Disconnect { .. }));
+            assert_eq!(host.store.watches(), 3);
         },
     );
 }

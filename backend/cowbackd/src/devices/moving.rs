@@ -5,7 +5,7 @@
 //! answers what it has taken and closes the image before the new one opens it, and has it back if the new one goes away.
 
 use std::path::PathBuf;
-use std::time::Duration;
+use std::sync::atomic::Ordering;
 
 use blockio::file::FileIdentity;
 use xenstore_glue::DeviceId;
@@ -16,9 +16,6 @@ use crate::disk_target::Target;
 
 /// What `xl` adds to the name of a domain that is being received, and takes away before that runs.
 const INCOMING: &str = "--incoming";
-
-/// When a daemon has found what is in xenstore since it was started. Devices are noticed within moments.
-const FOUND_WITHIN: Duration = Duration::from_secs(10);
 
 impl Devices {
     /// Has the image of a new device let go of by the device by which the same guest had it until now, if it is moving.
@@ -70,7 +67,7 @@ impl Devices {
         if self.devices().contains_key(&borrower) {
             return Some(borrower);
         }
-        if self.inner.started.elapsed() >= FOUND_WITHIN {
+        if self.inner.looked_through.load(Ordering::Relaxed) {
             // It went away while no daemon ran, or before it was opened.
             self.inner.inheritance.settle(borrower);
             return None;
