@@ -9,6 +9,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use blockio::file::FileIdentity;
 use blockio::image::ImageAccess;
+use control_api::{Policies, Statistics};
 use nbd_server::Socket;
 use tokio::sync::mpsc::UnboundedSender;
 use tokio::sync::oneshot;
@@ -19,9 +20,7 @@ use crate::disk_target::Target;
 use crate::emulated::Sockets;
 use crate::images::{self, ForFrontend};
 use crate::inheritance::Inheritance;
-use crate::worker::{
-    Belongings, FailedConnects, Opening, Policy, Survey, ToWorker, VbdStatistics, WorkerHandle,
-};
+use crate::worker::{Belongings, FailedConnects, Opening, Survey, ToWorker, WorkerHandle};
 use crate::xentop::{self, StatisticsFile};
 
 pub(crate) use resize::ResizeError;
@@ -49,7 +48,7 @@ pub(crate) struct Surveys(pub(crate) Vec<Survey>);
 
 impl Surveys {
     /// How each device is doing whose image is open.
-    pub(crate) fn statistics(self) -> HashMap<DeviceId, VbdStatistics> {
+    pub(crate) fn statistics(self) -> HashMap<DeviceId, Statistics> {
         let workers = self.0.into_iter();
         workers.flat_map(|survey| survey.vbds).collect()
     }
@@ -161,7 +160,7 @@ impl Devices {
     }
 
     /// How a device is doing; `None` if its image is not open.
-    pub(crate) async fn statistics(&self, device: DeviceId) -> Option<VbdStatistics> {
+    pub(crate) async fn statistics(&self, device: DeviceId) -> Option<Statistics> {
         let worker = self.get(device)?.worker;
         let (reply, answer) = oneshot::channel();
         self.inner.workers[worker].send(ToWorker::Inspect { device, reply });
@@ -186,16 +185,16 @@ impl Devices {
     }
 
     /// Changes how a device is served, and tells how it is now; `None` if its image is not open.
-    pub(crate) async fn set_policy(
+    pub(crate) async fn set_policies(
         &self,
         device: DeviceId,
-        policy: Policy,
-    ) -> Option<VbdStatistics> {
+        policies: Policies,
+    ) -> Option<Statistics> {
         let worker = self.get(device)?.worker;
         let (reply, answer) = oneshot::channel();
-        self.inner.workers[worker].send(ToWorker::SetPolicy {
+        self.inner.workers[worker].send(ToWorker::SetPolicies {
             device,
-            policy,
+            policies,
             reply,
         });
         answer.await.ok()
@@ -282,7 +281,7 @@ impl Devices {
                 }
                 let opening = Opening {
                     device,
-                    engine: *opened.engine,
+                    engine: opened.engine,
                     files: opened.files,
                     disk: opened.disk,
                     options: opened.options,

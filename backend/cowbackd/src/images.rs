@@ -32,7 +32,7 @@ const CLAIM_PAUSE: Duration = Duration::from_millis(100);
 
 /// An image that was opened for a device.
 pub(crate) struct Opened {
-    pub(crate) engine: Box<Engine>,
+    pub(crate) engine: Engine,
     pub(crate) files: Vec<Arc<BlockFile>>,
     pub(crate) disk: DiskProperties,
     /// How it is driven.
@@ -134,7 +134,7 @@ pub(crate) fn open(
     let on_no_space = on_no_space.unwrap_or_else(|| image.header().on_no_space());
     let (engine, files) = image.into_engine_of(owner, on_no_space);
     Ok(Opened {
-        engine: Box::new(engine),
+        engine,
         files,
         disk,
         options: DiskOptions {

@@ -7,9 +7,8 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::process;
 
+use control_api::{Latency, Statistics};
 use xenstore_glue::{DeviceClass, DeviceId};
-
-use crate::worker::VbdStatistics;
 
 /// Where a daemon notes which folder is its own, for the next one to remove should it be killed.
 const NOTE: &str = "xentop";
@@ -65,7 +64,7 @@ impl Folder {
             path,
             words: [u64::MAX; WORDS],
         };
-        file.update(&VbdStatistics::default());
+        file.update(&Statistics::default());
         Ok(Some(file))
     }
 }
@@ -87,13 +86,8 @@ pub(crate) struct StatisticsFile {
 }
 
 impl StatisticsFile {
-    /// Whether it says something else.
-    pub(crate) fn is_behind(&self, statistics: &VbdStatistics) -> bool {
-        self.words != words(statistics)
-    }
-
     /// Has it say this.
-    pub(crate) fn update(&mut self, statistics: &VbdStatistics) {
+    pub(crate) fn update(&mut self, statistics: &Statistics) {
         let words = words(statistics);
         if words == self.words {
             return;
@@ -117,11 +111,9 @@ impl Drop for StatisticsFile {
 }
 
 /// In the order of the file. Requests are counted when they are answered.
-fn words(statistics: &VbdStatistics) -> [u64; WORDS] {
+fn words(statistics: &Statistics) -> [u64; WORDS] {
     const SECTOR: u64 = 512;
-    let micros = |latency: &crate::worker::Latency| {
-        u64::try_from(latency.sum().as_micros()).unwrap_or(u64::MAX)
-    };
+    let micros = |latency: &Latency| u64::try_from(latency.sum().as_micros()).unwrap_or(u64::MAX);
     [
         statistics.throttles,
         statistics.reads,
@@ -162,17 +154,15 @@ mod tests {
         let path = memory
             .path()
             .join(format!("td3-{}/vbd-5-51712", process::id()));
-        let statistics = VbdStatistics {
+        let statistics = Statistics {
             reads: 3,
             read_bytes: 4096,
             writes: 2,
             written_bytes: 1024,
             failed: 1,
-            ..VbdStatistics::default()
+            ..Statistics::default()
         };
-        assert!(file.is_behind(&statistics));
         file.update(&statistics);
-        assert!(!file.is_behind(&statistics));
         let bytes = fs::read(&path).unwrap();
         assert_eq!(bytes[..8], [1, 0, 0, 0, 0, 0, 0, 0]);
         let words: Vec<u64> = bytes[8..]

@@ -13,12 +13,14 @@ const RULES: &[(&str, &[&str])] = &[
     ("blockio", &["dscow"]),
     ("xenstore-glue", &[]),
     ("nbd", &[]),
+    ("control-api", &[]),
     ("nbd-server", &["blockio", "dscow", "nbd"]),
     (
         "cowbackd",
         &[
             "blkif",
             "blockio",
+            "control-api",
             "dscow",
             "nbd-server",
             "runstate",
@@ -26,12 +28,16 @@ const RULES: &[(&str, &[&str])] = &[
             "xenstore-glue",
         ],
     ),
-    ("cowback", &["blockio", "dscow", "nbd-server"]),
+    (
+        "cowback",
+        &["blockio", "control-api", "dscow", "nbd-server"],
+    ),
     ("manuals", &["cowback", "cowbackd"]),
 ];
 
 /// Crates of the product in which no unsafe code is possible.
 const SAFE: &[&str] = &[
+    "control-api",
     "dscow",
     "nbd",
     "nbd-server",

@@ -7,7 +7,7 @@ use std::process::Command;
 use std::time::Instant;
 
 use simulated::{PATIENCE, Rig};
-use simxen::Request;
+use simxen::{Frontend, Request, RequestId};
 
 /// A file system in memory, unmounted at the end.
 struct SmallFileSystem(PathBuf);
@@ -49,22 +49,41 @@ fn wait_until(what: &str, mut condition: impl FnMut() -> bool) {
     }
 }
 
+/// How many bytes each write of [`fill`] has.
+const PIECE: usize = 44 * 1024;
+
+/// Has a guest write more than there is space for on a small file system, at once: which requests these are.
+fn fill(frontend: &mut Frontend) -> Vec<RequestId> {
+    let data = vec![7; PIECE];
+    let mut write = |i: u64| {
+        frontend.submit(&Request::Write {
+            sector: i * 88,
+            data: &data,
+        })
+    };
+    (0..16).map(|i| write(i).unwrap()).collect()
+}
+
+/// Whether all of [`fill`] is there.
+fn assert_filled(frontend: &mut Frontend) {
+    for i in 0..16 {
+        assert_eq!(frontend.read(i * 88, PIECE).unwrap(), [7; PIECE]);
+    }
+}
+
+/// How many writes of the first disk wait for space.
+fn waiting(rig: &Rig) -> u64 {
+    rig.list()[0]["waiting_for_space"].as_u64().unwrap_or(0)
+}
+
 #[test]
 fn the_guest_waits_and_goes_on_by_itself_when_there_is_space() {
     let rig = Rig::start();
     let small = SmallFileSystem::mount(rig.path("small"), "size=512k");
     let guest = rig.guest(1);
     let (disk, mut frontend) = rig.connect(&guest, "xvda", "small/vm.cow");
-    let data = vec![7; 44 * 1024];
-    let write = |sector| Request::Write {
-        sector,
-        data: &data,
-    };
-    let ids: Vec<_> = (0..16)
-        .map(|i| frontend.submit(&write(i * 88)).unwrap())
-        .collect();
-    let waiting = || rig.list()[0]["waiting_for_space"].as_u64();
-    wait_until("some write waits for space", || waiting() > Some(0));
+    let ids = fill(&mut frontend);
+    wait_until("some write waits for space", || waiting(&rig) > 0);
     let node = format!("{}/waiting", disk.backend_path());
     let shown = || rig.host.xenstore().read(&node);
     wait_until("xenstore says so", || shown().is_some());
@@ -80,9 +99,7 @@ fn the_guest_waits_and_goes_on_by_itself_when_there_is_space() {
     let log = rig.daemon.log();
     assert_eq!(log.matches("the guest waits until there is").count(), 1);
     assert_eq!(log.matches("the guest goes on").count(), 1);
-    for i in 0..16 {
-        assert_eq!(frontend.read(i * 88, data.len()).unwrap(), data);
-    }
+    assert_filled(&mut frontend);
     rig.detach(&disk, frontend);
     rig.assert_clean("small/vm.cow");
 }
@@ -93,16 +110,8 @@ fn a_guest_that_is_destroyed_while_it_waits_is_let_go() {
     let _small = SmallFileSystem::mount(rig.path("small"), "size=512k");
     let guest = rig.guest(1);
     let (disk, mut frontend) = rig.connect(&guest, "xvda", "small/vm.cow");
-    let data = vec![7; 44 * 1024];
-    for i in 0..16 {
-        let request = Request::Write {
-            sector: i * 88,
-            data: &data,
-        };
-        frontend.submit(&request).unwrap();
-    }
-    let waiting = || rig.list()[0]["waiting_for_space"].as_u64();
-    wait_until("some write waits for space", || waiting() > Some(0));
+    fill(&mut frontend);
+    wait_until("some write waits for space", || waiting(&rig) > 0);
     rig.destroy(&guest, &disk);
     rig.assert_clear();
 }
@@ -115,32 +124,20 @@ fn what_waits_for_space_is_left_to_the_next_daemon() {
     let (stuck_disk, mut stuck) = rig.connect(&full, "xvda", "small/vm.cow");
     let (disk, mut frontend) = rig.connect(&other, "xvda", "other.cow");
     frontend.write(0, &[9; 4096]).unwrap();
-    let data = vec![7; 44 * 1024];
-    let ids: Vec<_> = (0..16)
-        .map(|i| {
-            let write = Request::Write {
-                sector: i * 88,
-                data: &data,
-            };
-            stuck.submit(&write).unwrap()
-        })
-        .collect();
-    let waiting = |rig: &Rig| rig.list()[0]["waiting_for_space"].as_u64();
-    wait_until("some write waits for space", || waiting(&rig) > Some(0));
+    let ids = fill(&mut stuck);
+    wait_until("some write waits for space", || waiting(&rig) > 0);
     assert!(rig.daemon.terminate(PATIENCE).unwrap().success());
     rig.daemon.restart().unwrap();
     let socket = rig.path("run/control.sock");
     let is_up = || std::os::unix::net::UnixStream::connect(&socket).is_ok();
     wait_until("the daemon is up", is_up);
     // It waits on.
-    wait_until("it waits again", || waiting(&rig) > Some(0));
+    wait_until("it waits again", || waiting(&rig) > 0);
     small.resize("remount,size=16m");
     for id in ids {
         assert_eq!(stuck.wait(id).unwrap().status, 0);
     }
-    for i in 0..16 {
-        assert_eq!(stuck.read(i * 88, data.len()).unwrap(), data);
-    }
+    assert_filled(&mut stuck);
     rig.detach(&stuck_disk, stuck);
     rig.assert_clean("small/vm.cow");
     // The other guest notices nothing.
@@ -178,22 +175,14 @@ fn an_operator_who_will_not_wait_has_the_guest_told() {
     let _small = SmallFileSystem::mount(rig.path("small"), "size=512k");
     let guest = rig.guest(1);
     let (disk, mut frontend) = rig.connect(&guest, "xvda", "small/vm.cow");
-    let data = vec![7; 44 * 1024];
-    let write = |sector| Request::Write {
-        sector,
-        data: &data,
-    };
-    let ids: Vec<_> = (0..16)
-        .map(|i| frontend.submit(&write(i * 88)).unwrap())
-        .collect();
-    let waiting = || rig.list()[0]["waiting_for_space"].as_u64();
-    wait_until("some write waits for space", || waiting() > Some(0));
+    let ids = fill(&mut frontend);
+    wait_until("some write waits for space", || waiting(&rig) > 0);
     let body = Some("{\"on_enospc\": \"report\"}");
     let answer = rig.ask("PATCH", "/v1/devices/vbd3/1/51712", body);
     assert_eq!(answer.json()["on_enospc"], "report", "{answer:?}");
     let statuses = ids.into_iter().map(|id| frontend.wait(id).unwrap().status);
     let failed = statuses.filter(|status| *status != 0).count();
     assert!(failed > 0, "none was told");
-    assert_eq!(waiting(), Some(0));
+    assert_eq!(waiting(&rig), 0);
     rig.detach(&disk, frontend);
 }

@@ -58,7 +58,7 @@ pub(crate) struct Args {
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
-enum OnEnospc {
+pub(super) enum OnEnospc {
     Pause,
     Report,
 }

@@ -3,9 +3,10 @@
 use serde_json::Value;
 
 use crate::client::{Client, SocketArg};
-use crate::disks::{self, Disk};
+use crate::disks;
 use crate::error::{CommandResult, Outcome};
 use crate::output::{Output, print_json};
+use control_api::Disk;
 use dscow::size;
 
 /// List the disks that the running daemon serves

@@ -1,7 +1,8 @@
 //! `cowback set`
 
-use serde_json::{Map, Value};
+use control_api::Policies;
 
+use super::create::OnEnospc;
 use super::show;
 use crate::client::{Client, SocketArg};
 use crate::disks;
@@ -18,8 +19,8 @@ pub(crate) struct Args {
     /// The disk: domain and name in the guest, such as 5:xvda, or its xenbus path
     disk: String,
     /// What is done for writes that find no space on the host, also for those that wait already
-    #[arg(long, value_name = "WHAT", value_parser = ["pause", "report"])]
-    on_enospc: Option<String>,
+    #[arg(long, value_name = "WHAT", value_enum)]
+    on_enospc: Option<OnEnospc>,
     /// Whether writes are searched for blocks of zeros, which become holes
     #[arg(long, value_name = "WHETHER", value_parser = ["on", "off"])]
     detect_zeroes: Option<String>,
@@ -31,18 +32,21 @@ pub(crate) struct Args {
 }
 
 pub(crate) fn run(args: &Args) -> CommandResult {
-    let mut wanted = Map::new();
-    if let Some(on_enospc) = &args.on_enospc {
-        wanted.insert("on_enospc".into(), on_enospc.as_str().into());
-    }
-    if let Some(detect_zeroes) = &args.detect_zeroes {
-        wanted.insert("detect_zeroes".into(), (detect_zeroes == "on").into());
-    }
-    if wanted.is_empty() {
+    let wanted = Policies {
+        on_enospc: args.on_enospc.map(|on_enospc| match on_enospc {
+            OnEnospc::Pause => control_api::OnEnospc::Pause,
+            OnEnospc::Report => control_api::OnEnospc::Report,
+        }),
+        detect_zeroes: args.detect_zeroes.as_deref().map(|whether| whether == "on"),
+    };
+    if wanted == Policies::default() {
         let error = "nothing is to be changed: give --on-enospc or --detect-zeroes";
         return Err(CommandError::Usage(error.to_owned()));
     }
     let client = Client::new(&args.socket);
     let path = disks::api_path(&client, &args.disk)?;
-    show::show(client.patch(&path, &Value::Object(wanted))?, args.json)
+    show::show(
+        client.patch(&path, &serde_json::to_value(wanted)?)?,
+        args.json,
+    )
 }

@@ -3,9 +3,10 @@
 use serde_json::Value;
 
 use crate::client::{Client, SocketArg};
-use crate::disks::{self, Disk, Latency, Statistics, display};
+use crate::disks::{self, display};
 use crate::error::{CommandResult, Outcome};
 use crate::output::{Output, print_json};
+use control_api::{Disk, Latency, Statistics};
 use dscow::size;
 
 /// Show one disk that the running daemon serves, and how it is doing
@@ -73,7 +74,7 @@ fn of_image(disk: &Statistics) -> Vec<(&'static str, String)> {
         ("allocated:", size::display(disk.allocated_bytes)),
         ("copied up:", format!("{} blocks", disk.copy_ups)),
         ("commits:", disk.commits.to_string()),
-        ("on-enospc:", disk.on_enospc.clone()),
+        ("on-enospc:", disk.on_enospc.as_str().to_owned()),
         (
             "no space:",
             format!(

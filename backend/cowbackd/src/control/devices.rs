@@ -6,46 +6,16 @@ use axum::Json;
 use axum::extract::rejection::PathRejection;
 use axum::extract::{Path, State};
 use axum::http::StatusCode;
-use dscow::engine::OnNoSpace;
+use control_api::{Disk, Policies, Statistics};
 use serde::de::Error;
 use serde::{Deserialize, Deserializer, Serialize};
 use utoipa::ToSchema;
-use utoipa::openapi::Ref;
-use utoipa::openapi::schema::{AnyOfBuilder, ObjectBuilder, Schema};
 use xenstore_glue::DeviceId;
 use xenstore_glue::runner::DeviceStatus;
 
 use super::Context;
 use super::refusal::{Body, Refusal};
 use crate::devices::{Device, ResizeError};
-use crate::worker::{Policy, VbdStatistics};
-
-/// A disk.
-#[derive(Serialize, ToSchema)]
-pub(super) struct Disk {
-    /// Its xenbus path: type, domain and number.
-    #[schema(example = "backend/vbd3/5/51712")]
-    device: String,
-    domid: u16,
-    devid: u32,
-    /// Its name in the guest.
-    vdev: String,
-    /// The path of its image.
-    image: Option<String>,
-    read_only: bool,
-    /// The backend's xenbus state.
-    state: String,
-    /// The frontend's xenbus state.
-    frontend_state: String,
-    /// Whether its rings are served.
-    connected: bool,
-    /// Why it is not served, if it could not be.
-    reason: Option<String>,
-    /// Absent while its image is not open.
-    #[serde(flatten)]
-    #[schema(schema_with = statistics_or_none)]
-    statistics: Option<VbdStatistics>,
-}
 
 /// The kinds of devices, as directories below `backend`.
 #[derive(ToSchema)]
@@ -62,11 +32,11 @@ pub(super) enum Class {
 pub(super) async fn list(State(context): State<Context>) -> Result<Json<Vec<Disk>>, Refusal> {
     let statuses = context.statuses().await?;
     let mut statistics = context.devices.survey().await.statistics();
-    let describe = |status: DeviceStatus| {
+    let described = |status: DeviceStatus| {
         let statistics = statistics.remove(&status.device);
-        Disk::of(status, &context, statistics)
+        describe(status, &context, statistics)
     };
-    Ok(Json(statuses.into_iter().map(describe).collect()))
+    Ok(Json(statuses.into_iter().map(described).collect()))
 }
 
 /// One disk.
@@ -80,36 +50,26 @@ pub(super) async fn inspect(
     let device = device(path)?;
     let status = context.status(device).await?;
     let statistics = context.devices.statistics(device).await;
-    Ok(Json(Disk::of(status, &context, statistics)))
+    Ok(Json(describe(status, &context, statistics)))
 }
 
-/// What a disk has beside the rest while its image is open.
-fn statistics_or_none() -> Schema {
-    AnyOfBuilder::new()
-        .item(Ref::from_schema_name("VbdStatistics"))
-        .item(ObjectBuilder::new())
-        .build()
-        .into()
-}
-
-impl Disk {
-    fn of(status: DeviceStatus, context: &Context, statistics: Option<VbdStatistics>) -> Self {
-        let device = status.device;
-        let known = context.devices.get(device);
-        let vdev = known.as_ref().map(|known| known.vdev.clone());
-        Self {
-            device: device.to_string(),
-            domid: device.domid.raw(),
-            devid: device.devid.raw(),
-            vdev: vdev.unwrap_or_default(),
-            image: known.as_ref().map(Device::image),
-            read_only: known.is_some_and(|known| known.read_only),
-            state: format!("{:?}", status.backend_state),
-            frontend_state: format!("{:?}", status.frontend),
-            connected: status.connected,
-            reason: status.reason,
-            statistics: statistics.filter(|_| status.image_open),
-        }
+/// What is told of a disk.
+fn describe(status: DeviceStatus, context: &Context, statistics: Option<Statistics>) -> Disk {
+    let device = status.device;
+    let known = context.devices.get(device);
+    let vdev = known.as_ref().map(|known| known.vdev.clone());
+    Disk {
+        device: device.to_string(),
+        domid: device.domid.raw(),
+        devid: device.devid.raw(),
+        vdev: vdev.unwrap_or_default(),
+        image: known.as_ref().map(Device::image),
+        read_only: known.is_some_and(|known| known.read_only),
+        state: format!("{:?}", status.backend_state),
+        frontend_state: format!("{:?}", status.frontend),
+        connected: status.connected,
+        reason: status.reason,
+        statistics: statistics.filter(|_| status.image_open),
     }
 }
 
@@ -127,29 +87,6 @@ fn parse(device: &str) -> Result<DeviceId, Refusal> {
         .map_err(|error| Refusal::new(StatusCode::BAD_REQUEST, &error))
 }
 
-/// What is done for a write that finds no space on the host.
-#[derive(Clone, Copy, Deserialize, ToSchema)]
-#[serde(rename_all = "lowercase")]
-pub(super) enum OnEnospc {
-    /// It waits until there is some.
-    Pause,
-    /// The guest is told of the error.
-    Report,
-}
-
-/// How a disk is to be served from now on. What is not given stays as it is.
-#[derive(Deserialize, ToSchema)]
-#[serde(deny_unknown_fields)]
-#[schema(min_properties = 1)]
-pub(super) struct Policies {
-    /// What is done for a write that finds no space on the host, and for those that wait already.
-    #[schema(nullable = false)]
-    on_enospc: Option<OnEnospc>,
-    /// Whether writes are searched for blocks of zeros, which become holes.
-    #[schema(nullable = false)]
-    detect_zeroes: Option<bool>,
-}
-
 /// Changes how a disk is served. This holds until its image is closed; what the disk's target says holds again then.
 #[utoipa::path(patch, path = "/v1/devices/{class}/{domid}/{devid}", tag = "disks", request_body = Policies,
     params(("class" = Class, Path), ("domid" = u16, Path, maximum = 32751), ("devid" = u32, Path, maximum = 4294967295.0)),
@@ -160,24 +97,17 @@ pub(super) async fn set_policies(
     Body(policies): Body<Policies>,
 ) -> Result<Json<Disk>, Refusal> {
     let device = device(path)?;
-    let policy = Policy {
-        on_no_space: policies.on_enospc.map(|on_enospc| match on_enospc {
-            OnEnospc::Pause => OnNoSpace::Pause,
-            OnEnospc::Report => OnNoSpace::Report,
-        }),
-        detect_zeroes: policies.detect_zeroes,
-    };
-    if policy == Policy::default() {
+    if policies == Policies::default() {
         let error = "nothing is to be changed: give on_enospc or detect_zeroes";
         return Err(Refusal::new(StatusCode::UNPROCESSABLE_ENTITY, &error));
     }
     let status = context.status(device).await?;
-    let Some(statistics) = context.devices.set_policy(device, policy).await else {
+    let Some(statistics) = context.devices.set_policies(device, policies).await else {
         let error = format!("{device}: its image is not open");
         return Err(Refusal::new(StatusCode::CONFLICT, &error));
     };
-    tracing::info!(%device, on_enospc = statistics.on_enospc, detect_zeroes = statistics.detect_zeroes, "policies changed");
-    Ok(Json(Disk::of(status, &context, Some(statistics))))
+    tracing::info!(%device, on_enospc = statistics.on_enospc.as_str(), detect_zeroes = statistics.detect_zeroes, "policies changed");
+    Ok(Json(describe(status, &context, Some(statistics))))
 }
 
 /// Names a disk by its image, which no two disks write to.

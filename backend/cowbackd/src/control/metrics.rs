@@ -7,6 +7,7 @@ use axum::extract::State;
 use axum::http::StatusCode;
 use axum::http::header::CONTENT_TYPE;
 use axum::response::IntoResponse;
+use control_api::{Latency, Statistics};
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{
     DescriptorEncoder, EncodeMetric, MetricEncoder, NoLabelSet, text,
@@ -20,7 +21,6 @@ use xenstore_glue::DeviceId;
 use super::Context;
 use super::refusal::Refusal;
 use crate::devices::Device;
-use crate::worker::{Latency, VbdStatistics};
 
 /// What the answer is.
 const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
@@ -71,7 +71,7 @@ struct DiskSample {
     device: DeviceId,
     connected: bool,
     known: Option<Device>,
-    statistics: VbdStatistics,
+    statistics: Statistics,
 }
 
 /// The names and values of labels.
@@ -105,7 +105,7 @@ impl Sample {
 }
 
 /// A number of a disk that only grows: its name, what it is, and where it is.
-type Count = (&'static str, &'static str, fn(&VbdStatistics) -> u64);
+type Count = (&'static str, &'static str, fn(&Statistics) -> u64);
 
 const COUNTS: [Count; 6] = [
     (
@@ -290,7 +290,7 @@ impl Sample {
 }
 
 /// The kinds of requests, each with how many there were and how long they took.
-fn kinds(disk: &VbdStatistics) -> [(&'static str, u64, &Latency); 4] {
+fn kinds(disk: &Statistics) -> [(&'static str, u64, &Latency); 4] {
     let latency = &disk.latency;
     [
         ("read", disk.reads, &latency.read),
@@ -328,7 +328,7 @@ mod tests {
                 device: "backend/vbd3/5/51712".parse().unwrap(),
                 connected: true,
                 known: None,
-                statistics: VbdStatistics::default(),
+                statistics: Statistics::default(),
             }],
         };
         sample.into_text().unwrap()

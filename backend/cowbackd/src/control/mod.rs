@@ -19,6 +19,7 @@ use axum::Router;
 use axum::http::{Method, StatusCode, Uri};
 use axum::middleware;
 use axum::routing::get;
+use control_api::Statistics;
 use tokio::net::UnixListener;
 use utoipa::OpenApi;
 use utoipa_axum::router::OpenApiRouter;
@@ -32,7 +33,6 @@ use crate::daemon::DaemonError;
 use crate::devices::Devices;
 use crate::logging::Log;
 use crate::settings::ControlAccess;
-use crate::worker::VbdStatistics;
 
 /// Names of the sockets in the runtime directory.
 const SOCKET: &str = "control.sock";
@@ -95,7 +95,7 @@ impl Context {
         title = "cowbackd",
         description = "The control API of the cowback daemon, on the unix socket /run/cowback/control.sock."
     ),
-    components(schemas(RefusalBody, devices::Class, VbdStatistics)),
+    components(schemas(RefusalBody, devices::Class, Statistics)),
     tags((name = "disks"), (name = "daemon"), (name = "hotplug", description = "For the hotplug script"))
 )]
 struct Description;

@@ -6,17 +6,15 @@ use std::time::Duration;
 
 use blockio::disk::DiskOptions;
 use blockio::file::BlockFile;
-use dscow::engine::{Engine, Errno, OnNoSpace};
+use control_api::{Policies, Statistics};
+use dscow::engine::{Engine, Errno};
 use dscow::header::Header;
 use nbd_server::Socket;
 use runstate::RunState;
-use serde::Serialize;
 use tokio::sync::oneshot;
-use utoipa::ToSchema;
 use xenstore_glue::frontend::FrontendConfig;
 use xenstore_glue::{DeviceId, DiskProperties};
 
-use super::latency::Latencies;
 use crate::inheritance::Loan;
 use crate::xentop::StatisticsFile;
 
@@ -66,7 +64,7 @@ pub(crate) enum ToWorker {
         /// Which.
         device: DeviceId,
         /// Where to.
-        reply: oneshot::Sender<VbdStatistics>,
+        reply: oneshot::Sender<Statistics>,
     },
     /// Tell how the worker is doing, and all of its devices.
     Survey {
@@ -74,13 +72,13 @@ pub(crate) enum ToWorker {
         reply: oneshot::Sender<Survey>,
     },
     /// Serve a device in another way from now on. The reply is dropped if its image is not open.
-    SetPolicy {
+    SetPolicies {
         /// Which.
         device: DeviceId,
         /// How.
-        policy: Policy,
+        policies: Policies,
         /// Where to. Tells what holds now.
-        reply: oneshot::Sender<VbdStatistics>,
+        reply: oneshot::Sender<Statistics>,
     },
     /// Show the image that the device has open. The reply is dropped if it has none.
     ShowImage {
@@ -140,68 +138,11 @@ pub(crate) struct OpenImage {
     pub(crate) has_last_block: bool,
 }
 
-/// What can be changed of how a disk is served. It holds until its image is closed.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Policy {
-    pub(crate) on_no_space: Option<OnNoSpace>,
-    pub(crate) detect_zeroes: Option<bool>,
-}
-
 /// How a worker is doing.
 #[derive(Debug, Default)]
 pub(crate) struct Survey {
     /// What its thread has used of a processor since it began.
     pub(crate) cpu_time: Duration,
     /// Its devices whose images are open.
-    pub(crate) vbds: Vec<(DeviceId, VbdStatistics)>,
-}
-
-/// How a vbd is doing.
-#[derive(Clone, Debug, Default, Serialize, ToSchema)]
-pub(crate) struct VbdStatistics {
-    /// What is done for a write that finds no space on the host: "pause" or "report".
-    #[schema(value_type = String, example = "pause")]
-    pub(crate) on_enospc: &'static str,
-    /// Whether writes are searched for blocks of zeros, which become holes.
-    pub(crate) detect_zeroes: bool,
-    /// Size of the virtual disk in bytes.
-    pub(crate) virtual_size_bytes: u64,
-    /// Blocks allocated, in bytes.
-    pub(crate) allocated_bytes: u64,
-    /// Requests answered since the image was opened.
-    pub(crate) reads: u64,
-    /// As above.
-    pub(crate) writes: u64,
-    /// As above.
-    pub(crate) flushes: u64,
-    /// Bytes read by the guest.
-    pub(crate) read_bytes: u64,
-    /// Bytes written by the guest.
-    pub(crate) written_bytes: u64,
-    /// Requests that failed because of the host.
-    pub(crate) failed: u64,
-    /// Requests that were refused because they broke the protocol.
-    pub(crate) rejected: u64,
-    /// How often no more was taken from a ring, since what was taken already took too much memory.
-    pub(crate) throttles: u64,
-    /// Blocks that were copied up from the base.
-    pub(crate) copy_ups: u64,
-    /// Commits of the bitmap.
-    pub(crate) commits: u64,
-    /// Discards.
-    pub(crate) discards: u64,
-    /// Pages of the guest that are kept mapped.
-    pub(crate) kept_pages: u64,
-    /// Requests taken and not answered at this moment.
-    pub(crate) in_flight: u64,
-    /// Writes that wait for space on the host at this moment.
-    pub(crate) waiting_for_space: u64,
-    /// How often a write had to wait for space.
-    pub(crate) space_waits: u64,
-    /// QEMUs that are connected at this moment.
-    pub(crate) emulated_clients: u64,
-    /// Requests of theirs, which are in none of the counts above.
-    pub(crate) emulated_requests: u64,
-    /// How long the guest's requests took that did not fail.
-    pub(crate) latency: Latencies,
+    pub(crate) vbds: Vec<(DeviceId, Statistics)>,
 }

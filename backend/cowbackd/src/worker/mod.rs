@@ -4,9 +4,9 @@
 //! talks to a worker in messages that own their data, and hears back in [`Report`]s.
 
 mod channel;
+mod clock;
 mod foreign;
 mod guest_pages;
-mod latency;
 mod link;
 mod message;
 mod patience;
@@ -23,11 +23,8 @@ use rustix::event::{EventfdFlags, eventfd};
 use tokio::sync::mpsc::UnboundedSender;
 use xenstore_glue::runner::Report;
 
-pub(crate) use latency::Latency;
 pub(crate) use link::{accepted, advertised};
-pub(crate) use message::{
-    Belongings, FailedConnects, OpenImage, Opening, Policy, Survey, ToWorker, VbdStatistics,
-};
+pub(crate) use message::{Belongings, FailedConnects, OpenImage, Opening, Survey, ToWorker};
 
 use run::Worker;
 

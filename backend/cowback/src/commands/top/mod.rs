@@ -14,9 +14,9 @@ use ratatui::crossterm::event::{self, Event, KeyEventKind};
 use self::app::{App, Next};
 use self::rates::{Order, Rates};
 use crate::client::{Client, ClientError, SocketArg};
-use crate::disks::Disk;
 use crate::error::{CommandError, CommandResult, Outcome};
 use crate::output::Output;
+use control_api::Disk;
 
 /// Watch the disks that the running daemon serves
 ///

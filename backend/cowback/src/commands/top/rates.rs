@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
-use crate::disks::{Disk, Latencies, Statistics};
+use control_api::{Disk, Latencies, Latency, Statistics};
 
 /// A disk, and what it did in one second of the time between.
 #[derive(Clone, Debug, Default)]
@@ -88,7 +88,7 @@ impl Rates {
     }
 
     fn mean_latency(&self) -> Duration {
-        let of = |latency: &crate::disks::Latency| latency.mean().unwrap_or_default();
+        let of = |latency: &Latency| latency.mean().unwrap_or_default();
         of(&self.latency.read).max(of(&self.latency.write))
     }
 

@@ -8,7 +8,8 @@ use ratatui::widgets::{Paragraph, Row, Table, TableState};
 
 use super::app::App;
 use super::rates::Rates;
-use crate::disks::{Latency, Statistics, display};
+use crate::disks::display;
+use control_api::{Latency, Statistics};
 use dscow::size;
 
 /// The columns of the list, each with how wide it is; what is 0 wide has the rest.
@@ -133,7 +134,8 @@ fn detail(rates: &Rates) -> Vec<Line<'static>> {
 /// How many requests took how long, as bars.
 fn bars(latency: &Latency) -> Vec<String> {
     const LONGEST: u64 = 40;
-    let most = latency.buckets().map(|(_, count)| count).max().unwrap_or(1);
+    let filled = || latency.buckets().filter(|(_, count)| *count > 0);
+    let most = filled().map(|(_, count)| count).max().unwrap_or(1);
     let bar = |(bound, count): (Option<_>, u64)| {
         let bound = match bound {
             Some(_) => format!("<= {}", display(bound)),
@@ -142,5 +144,5 @@ fn bars(latency: &Latency) -> Vec<String> {
         let length = usize::try_from((count * LONGEST).div_ceil(most)).expect("40 at most");
         format!("{bound:>12} {count:>8} {}", "#".repeat(length))
     };
-    latency.buckets().map(bar).collect()
+    filled().map(bar).collect()
 }

@@ -19,7 +19,7 @@ use xenstore_glue::frontend::FrontendConfig;
 use xenstore_glue::runner::Report;
 use xenstore_glue::{DeviceId, DiskProperties};
 
-use super::latency::RoundClock;
+use super::clock::RoundClock;
 use super::link::Link;
 use super::message::{Opening, Survey, ToWorker};
 use super::patience::Patience;
@@ -243,14 +243,14 @@ impl Worker {
                     vbds: self.numbers.iter().map(of_each).collect(),
                 });
             }
-            ToWorker::SetPolicy {
+            ToWorker::SetPolicies {
                 device,
-                policy,
+                policies,
                 reply,
             } => {
                 if let Some(number) = self.numbers.get(&device).copied() {
                     let vbd = looked_up(&mut self.vbds, number);
-                    let _ = reply.send(vbd.set_policy(policy, self.executor.as_mut()));
+                    let _ = reply.send(vbd.set_policies(policies, self.executor.as_mut()));
                     self.touched.push(number);
                 }
             }

@@ -9,7 +9,7 @@ use xenstore_glue::runner::Report;
 
 use super::in_flight::{InFlight, Origin};
 use super::{CLOSE, GROW, OPEN, Vbd, describe};
-use crate::worker::latency::RoundClock;
+use crate::worker::clock::RoundClock;
 
 impl Vbd {
     /// Answers what has finished, shows it to the frontend, and reports what was asked for and is done.
@@ -185,7 +185,7 @@ impl Vbd {
     }
 
     fn count(&mut self, request: &InFlight, finished: &Finished, clock: &mut RoundClock) {
-        let statistics = &mut self.statistics;
+        let statistics = self.counts();
         if finished.result.is_err() {
             statistics.failed += 1;
             return;

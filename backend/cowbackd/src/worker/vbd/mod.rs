@@ -18,6 +18,7 @@ use std::rc::Rc;
 use blkif::{RawSlot, Reason};
 use blockio::disk::Disk;
 use blockio::executor::Executor;
+use control_api::{OnEnospc, Policies, Statistics};
 use dscow::engine::{Errno, OnNoSpace, Token};
 use nbd_server::Clients;
 use runstate::RunState;
@@ -31,7 +32,7 @@ use self::grow::Growing;
 use self::in_flight::{Arrival, InFlight, Origin};
 pub(super) use self::take::Served;
 use super::link::Link;
-use super::message::{Belongings, FailedConnects, Policy, VbdStatistics};
+use super::message::{Belongings, FailedConnects};
 use crate::inheritance::Loan;
 use crate::xentop::StatisticsFile;
 
@@ -66,7 +67,9 @@ pub(super) struct Vbd {
     /// A ring has more than was taken, because the requests under way took too much memory.
     throttled: bool,
     upkeeps: u32,
-    statistics: VbdStatistics,
+    statistics: Statistics,
+    /// Something was counted since the file was brought up to date.
+    counted: bool,
     statistics_file: Option<StatisticsFile>,
     /// Outlives this process; shared with the disk, which notes there what it allocates.
     run_state: Option<Rc<RefCell<RunState>>>,
@@ -138,7 +141,8 @@ impl Vbd {
             copied_bytes: 0,
             throttled: false,
             upkeeps: 0,
-            statistics: VbdStatistics::default(),
+            statistics: Statistics::default(),
+            counted: false,
             failed_connects,
             logged: FxHashSet::default(),
             logged_memory: false,
@@ -181,8 +185,7 @@ impl Vbd {
             .clients
             .as_ref()
             .is_some_and(|clients| clients.next_tick().is_some());
-        let is_behind = |file: &StatisticsFile| file.is_behind(&self.statistics);
-        let to_show = self.statistics_file.as_ref().is_some_and(is_behind);
+        let to_show = self.counted && self.statistics_file.is_some();
         to_show
             || uncommitted
             || engine.stalled() > 0
@@ -195,7 +198,9 @@ impl Vbd {
     pub(super) fn upkeep(&mut self, executor: &mut dyn Executor) {
         self.space_is_back = self.disk.engine().stalled() == 0;
         self.disk.commit_idle(executor);
-        if let Some(file) = &mut self.statistics_file {
+        if std::mem::take(&mut self.counted)
+            && let Some(file) = &mut self.statistics_file
+        {
             file.update(&self.statistics);
         }
         if let Some(clients) = &mut self.clients {
@@ -262,28 +267,32 @@ impl Vbd {
     }
 
     /// Changes how the disk is served from now on.
-    pub(super) fn set_policy(
+    pub(super) fn set_policies(
         &mut self,
-        policy: Policy,
+        policies: Policies,
         executor: &mut dyn Executor,
-    ) -> VbdStatistics {
-        if let Some(detect_zeroes) = policy.detect_zeroes {
+    ) -> Statistics {
+        if let Some(detect_zeroes) = policies.detect_zeroes {
             self.disk.set_detect_zeroes(detect_zeroes);
         }
-        if let Some(on_no_space) = policy.on_no_space {
+        if let Some(on_enospc) = policies.on_enospc {
+            let on_no_space = match on_enospc {
+                OnEnospc::Pause => OnNoSpace::Pause,
+                OnEnospc::Report => OnNoSpace::Report,
+            };
             self.disk.set_on_no_space(on_no_space, executor);
         }
         self.statistics()
     }
 
-    pub(super) fn statistics(&self) -> VbdStatistics {
+    pub(super) fn statistics(&self) -> Statistics {
         let engine = self.disk.engine();
         let layout = engine.layout();
         let clients = self.clients.as_ref();
-        VbdStatistics {
+        Statistics {
             on_enospc: match engine.on_no_space() {
-                OnNoSpace::Pause => "pause",
-                OnNoSpace::Report => "report",
+                OnNoSpace::Pause => OnEnospc::Pause,
+                OnNoSpace::Report => OnEnospc::Report,
             },
             detect_zeroes: self.disk.detects_zeroes(),
             virtual_size_bytes: layout.virtual_size(),
@@ -301,6 +310,12 @@ impl Vbd {
             emulated_requests: clients.map_or(0, |clients| clients.statistics().requests),
             ..self.statistics.clone()
         }
+    }
+
+    /// The counts, to add to them.
+    fn counts(&mut self) -> &mut Statistics {
+        self.counted = true;
+        &mut self.statistics
     }
 
     /// Whether the link can be taken down: it is stopped for good and nothing of it is in use.

@@ -10,9 +10,9 @@ use xenstore_glue::runner::Report;
 
 use super::Vbd;
 use super::in_flight::{Arrival, InFlight, Order, Origin};
+use crate::worker::clock::RoundClock;
 use crate::worker::foreign::RingMemory;
 use crate::worker::guest_pages::{DataCopy, GuestData};
-use crate::worker::latency::RoundClock;
 
 /// Most requests that are taken at a time. Requests that are refused are answered at once, which makes room on the ring for
 /// more of them: without a limit a guest could keep its worker at its ring for ever.
@@ -87,7 +87,7 @@ impl Vbd {
             }
             if bytes >= COPIED_BYTES_MAX {
                 self.throttled = true;
-                self.statistics.throttles += 1;
+                self.counts().throttles += 1;
                 return Ok(Served::Stopped);
             }
             requests += 1;
@@ -176,7 +176,7 @@ impl Vbd {
     }
 
     fn reject(&mut self, origin: Origin, rejection: &Rejection) {
-        self.statistics.rejected += 1;
+        self.counts().rejected += 1;
         if self.logged.insert(rejection.reason) {
             tracing::warn!(
                 device = %self.device,
@@ -189,7 +189,7 @@ impl Vbd {
 
     /// The data of a request cannot be had or given: it fails, the disk does not.
     pub(super) fn fail(&mut self, origin: Origin, response: Response, cause: &str) {
-        self.statistics.failed += 1;
+        self.counts().failed += 1;
         if !std::mem::replace(&mut self.logged_memory, true) {
             tracing::warn!(
                 device = %self.device,
