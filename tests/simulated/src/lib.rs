@@ -7,6 +7,7 @@ pub mod control;
 mod held;
 
 use std::fs;
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::time::{Duration, Instant};
@@ -82,6 +83,19 @@ impl Rig {
         let step = step.map(|step| step.to_string());
         self.daemon.set_variable("COWBACKD_KILL_AT", step);
         self.daemon.restart().expect("the daemon starts");
+    }
+
+    /// Kills the daemon, if it lives, starts it anew, and waits until it can be asked.
+    ///
+    /// # Panics
+    /// As [`Rig::start`], or if it takes too long.
+    pub fn restart_until_it_answers(&mut self) {
+        self.daemon.restart().expect("the daemon starts");
+        let begun = Instant::now();
+        while UnixStream::connect(self.path("run/control.sock")).is_err() {
+            assert!(begun.elapsed() < PATIENCE, "{}", self.daemon.log());
+            std::thread::sleep(Duration::from_millis(20));
+        }
     }
 
     /// A file in the folder of the images.

@@ -161,7 +161,7 @@ fn a_move_that_fails_while_no_daemon_runs_is_noticed_by_the_next() {
     rig.daemon.kill().unwrap();
     rig.host.toolstack().delete_nodes(&second).unwrap();
     rig.host.vanish_domain(&new).unwrap();
-    rig.daemon.restart().unwrap();
+    rig.restart_until_it_answers();
     wait_until_served(&rig, 1);
     assert_eq!(frontend.read(0, 4096).unwrap(), [1; 4096]);
     rig.detach(&first, frontend);

@@ -127,10 +127,7 @@ fn what_waits_for_space_is_left_to_the_next_daemon() {
     let ids = fill(&mut stuck);
     wait_until("some write waits for space", || waiting(&rig) > 0);
     assert!(rig.daemon.terminate(PATIENCE).unwrap().success());
-    rig.daemon.restart().unwrap();
-    let socket = rig.path("run/control.sock");
-    let is_up = || std::os::unix::net::UnixStream::connect(&socket).is_ok();
-    wait_until("the daemon is up", is_up);
+    rig.restart_until_it_answers();
     // It waits on.
     wait_until("it waits again", || waiting(&rig) > 0);
     small.resize("remount,size=16m");
