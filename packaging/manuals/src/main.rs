@@ -36,3 +36,51 @@ fn complete(mut command: Command, folder: &std::path::Path) -> io::Result<()> {
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::path::Path;
+
+    use clap::error::ErrorKind;
+
+    /// What documents call a command of ours, in their running text and in their blocks.
+    fn commands_in(text: &str) -> Vec<String> {
+        // A fence is three of these, so that blocks are at odd places too.
+        let in_text = text.split('`').skip(1).step_by(2);
+        let ours = in_text
+            .flat_map(str::lines)
+            .filter(|piece| piece.starts_with("cowback "));
+        // What follows is a comment, or is done with what it prints.
+        let commands = ours.map(|piece| piece.split(['#', '|', '\n']).next().unwrap_or_default());
+        commands.map(|command| command.trim().to_owned()).collect()
+    }
+
+    #[test]
+    fn the_documents_name_commands_and_options_that_there_are() {
+        let repository = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
+        let documents = fs::read_dir(repository.join("docs")).unwrap();
+        let documents = documents.map(|entry| entry.unwrap().path());
+        let mut count = 0;
+        for document in documents.chain([repository.join("README.md")]) {
+            for command in commands_in(&fs::read_to_string(&document).unwrap()) {
+                count += 1;
+                let words = command.split_whitespace();
+                let Err(error) = cowback::command().try_get_matches_from(words) else {
+                    continue;
+                };
+                // Much is named without all that it needs, or with a word for a value.
+                let is_named = matches!(
+                    error.kind(),
+                    ErrorKind::MissingRequiredArgument
+                        | ErrorKind::InvalidValue
+                        | ErrorKind::ValueValidation
+                        | ErrorKind::DisplayHelp
+                        | ErrorKind::DisplayVersion
+                );
+                assert!(is_named, "{}: {command}: {error}", document.display());
+            }
+        }
+        assert!(count > 50, "only {count} were found");
+    }
+}

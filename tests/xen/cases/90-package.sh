@@ -21,6 +21,22 @@ cowbackd --check-config
 cowback --version
 ldd /usr/sbin/cowbackd
 
+step "is the host fit"
+cowback doctor "$work"
+
+step "what Prometheus reads"
+metrics() {
+    local reply
+    exec {reply}<> /dev/tcp/127.0.0.1/9573
+    printf 'GET /metrics HTTP/1.0\r\n\r\n' >&"$reply"
+    cat <&"$reply"
+    exec {reply}>&-
+}
+! systemctl --quiet is-enabled cowback-metrics.socket || fail "the port of the metrics is open before anybody asked for it"
+systemctl enable --now cowback-metrics.socket
+assert_contains "$(metrics)" "200 OK" "answer of the metrics' port"
+assert_contains "$(metrics)" "cowback_" "metrics"
+
 step "upgrade under a guest's load"
 create_guest vm "$(overlay xvda "$work/vm.cow" "$base")"
 wait_multiuser vm
@@ -42,6 +58,7 @@ assert_eq "" "$(guest_run vm 'dmesg | grep -iE "I/O error|blk_update|EXT4-fs err
 assert_eq "$guest_id" "$(domid vm)" "domain of the guest"
 
 step "remove, and purge"
+assert_contains "$(metrics)" "cowback_" "metrics after the upgrade"
 shutdown_guest vm
 assert_image_clean "$work/vm.cow"
 sha256sum "$work/vm.cow" > "$state_dir/images"
@@ -52,6 +69,7 @@ assert_eq inactive "$(systemctl is-active cowbackd.service || true)" "the daemon
 [ -e /etc/cowback/cowbackd.toml ] || fail "the configuration went away with a mere removal"
 dpkg -P cowback
 assert_eq "" "$(status_of)" "status of the package"
+assert_eq inactive "$(systemctl is-active cowback-metrics.socket || true)" "the port of the metrics"
 for path in /etc/cowback /usr/lib/cowback /etc/xen/scripts/block-cow /usr/sbin/cowbackd /usr/bin/cowback; do
     [ ! -e "$path" ] || fail "$path is left"
 done
