@@ -7,7 +7,7 @@ SHELL := /bin/bash
 nextest := $(shell command -v cargo-nextest 2> /dev/null)
 scripts := $(shell git ls-files --cached --others --exclude-standard | xargs -r grep -lE '^\#!.*\b(ba)?sh$$|^\# shellcheck shell=' -- 2> /dev/null)
 
-.PHONY: build demo check test api-test xen-test xen-test-programs xen-shell crash fuzz fuzz-keep hotplug-test bench bench-report xen-bench xen-bench-report deb deps deps-build deps-check deps-xen deps-bench deps-deb fmt clippy unit-test shellcheck
+.PHONY: build demo check test api-test monitoring-test xen-test xen-test-programs xen-shell crash fuzz fuzz-keep hotplug-test bench bench-report xen-bench xen-bench-report deb deps deps-build deps-check deps-xen deps-bench deps-deb fmt clippy unit-test shellcheck
 
 build: deps-build
 	cargo build --release --locked -p cowback -p cowbackd
@@ -18,12 +18,17 @@ demo: build deps-xen
 
 check: deps-build deps-check fmt clippy unit-test shellcheck
 
-test: check api-test crash fuzz hotplug-test xen-test
+test: check api-test monitoring-test crash fuzz hotplug-test xen-test
 
 # The control API against its own description.
 api-test: deps-build deps-check
 	cargo build --locked -p cowback -p cowbackd -p simxen-shim
 	tests/api/run
+
+# Its metrics and the examples for monitoring, with a Prometheus.
+monitoring-test: deps-build deps-check
+	cargo build --locked -p cowback -p cowbackd -p simxen-shim
+	tests/monitoring/run
 
 # Every rule of the engine broken once, every state that a power failure can leave, up to a bound: five minutes.
 crash: deps-build

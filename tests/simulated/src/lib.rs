@@ -3,6 +3,7 @@
 //! The binaries under test are those that cargo built beside the tests; `make check` builds them first.
 #![forbid(unsafe_code)]
 
+pub mod bridge;
 pub mod control;
 mod held;
 
