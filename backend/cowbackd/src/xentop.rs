@@ -86,21 +86,22 @@ pub(crate) struct StatisticsFile {
 }
 
 impl StatisticsFile {
-    /// Has it say this.
-    pub(crate) fn update(&mut self, statistics: &Statistics) {
+    /// Has it say this. Whether it does: if it cannot be written, its figures stand still.
+    pub(crate) fn update(&mut self, statistics: &Statistics) -> bool {
         let words = words(statistics);
         if words == self.words {
-            return;
+            return true;
         }
         let head = [VERSION, 0].into_iter().flat_map(u32::to_ne_bytes);
         let bytes: Vec<u8> = head
             .chain(words.into_iter().flat_map(u64::to_ne_bytes))
             .collect();
-        // Whoever reads it sees all of it or nothing: the kernel writes so little under a lock. If it cannot be written, the
-        // figures stand still.
-        if self.file.write_all_at(&bytes, 0).is_ok() {
+        // Whoever reads it sees all of it or nothing: the kernel writes so little under a lock.
+        let is_written = self.file.write_all_at(&bytes, 0).is_ok();
+        if is_written {
             self.words = words;
         }
+        is_written
     }
 }
 
@@ -172,6 +173,18 @@ mod tests {
         assert_eq!(words, [0, 3, 3, 8, 0, 2, 2, 2, 0, 1, 0]);
         drop(file);
         assert!(!path.exists());
+    }
+
+    #[test]
+    fn what_could_not_be_written_is_not_taken_for_written() {
+        let mut file = StatisticsFile {
+            file: File::options().write(true).open("/dev/full").unwrap(),
+            path: PathBuf::from("/nonexistent"),
+            words: [u64::MAX; WORDS],
+        };
+        for _ in 0..2 {
+            assert!(!file.update(&Statistics::default()));
+        }
     }
 
     #[test]

@@ -61,7 +61,7 @@ type NeedEnd = oneshot::Receiver<()>;
 pub(super) struct FrontendWatches(HashMap<(DeviceId, String), mpsc::UnboundedSender<NeedEnd>>);
 
 impl FrontendWatches {
-    /// Watches the node until the returned value is dropped. Whatever happened before has no event.
+    /// Watches the node until the returned value is dropped. There is an event at once, as of every watch.
     ///
     /// Guests write the node as often as they like, so no more than one event per frontend is ever in
     /// the sink; whoever takes it clears the flag first and looks afterwards.
@@ -107,17 +107,20 @@ async fn drain_frontend(
                     sink.send(Seen::Ended).ok();
                     return;
                 }
-                if !queued.swap(true, Ordering::AcqRel)
-                    && sink.send(Seen::Frontend(device, Arc::clone(&queued))).is_err()
-                {
-                    return;
-                }
             }
             Some(newer) = needs.recv() => end = newer,
             _ = &mut end => match needed_again(&mut stream, &mut needs, quiet).await {
                 Some(newer) => end = newer,
                 None => return,
             },
+        }
+        // Something happened, or it is needed anew, of which a watch tells as well.
+        if !queued.swap(true, Ordering::AcqRel)
+            && sink
+                .send(Seen::Frontend(device, Arc::clone(&queued)))
+                .is_err()
+        {
+            return;
         }
     }
 }
@@ -133,6 +136,7 @@ async fn needed_again(
 ) -> Option<NeedEnd> {
     loop {
         tokio::select! {
+            biased;
             Some(newer) = needs.recv() => return Some(newer),
             event = timeout(quiet, stream.next()) => match event {
                 Ok(Some(_)) => {}

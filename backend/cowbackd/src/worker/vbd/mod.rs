@@ -68,7 +68,7 @@ pub(super) struct Vbd {
     throttled: bool,
     upkeeps: u32,
     statistics: Statistics,
-    /// Something was counted since the file was brought up to date.
+    /// The file may not say what was counted.
     counted: bool,
     statistics_file: Option<StatisticsFile>,
     /// Outlives this process; shared with the disk, which notes there what it allocates.
@@ -142,7 +142,7 @@ impl Vbd {
             throttled: false,
             upkeeps: 0,
             statistics: Statistics::default(),
-            counted: false,
+            counted: true,
             failed_connects,
             logged: FxHashSet::default(),
             logged_memory: false,
@@ -198,10 +198,10 @@ impl Vbd {
     pub(super) fn upkeep(&mut self, executor: &mut dyn Executor) {
         self.space_is_back = self.disk.engine().stalled() == 0;
         self.disk.commit_idle(executor);
-        if std::mem::take(&mut self.counted)
+        if self.counted
             && let Some(file) = &mut self.statistics_file
         {
-            file.update(&self.statistics);
+            self.counted = !file.update(&self.statistics);
         }
         if let Some(clients) = &mut self.clients {
             clients.tick(executor);
