@@ -9,7 +9,7 @@ create_guest vm "$(overlay xvda "$work/vm.cow" "$base")" "$(overlay xvdb "$work/
 wait_multiuser vm
 create_guest other "$(overlay xvda "$work/other.cow" "$base")" "access=ro,$(overlay xvdb "$work/shared.cow")"
 wait_multiuser other
-assert_eq 3 "$(xl block-list vm | grep -c /vbd3/)" "lines of xl block-list"
+assert_eq 3 "$(xl block-list vm | grep -c "/$device_class/")" "lines of xl block-list"
 guest_run other 'cmp -n 16777216 /dev/zero /dev/xvdb'
 guest_run vm 'cmp -n 16777216 /dev/zero /dev/xvdc'
 shutdown_guest other

@@ -1,8 +1,6 @@
 # Options of a target: a disk that is made as they say, odd paths, and sentences for what makes no sense
 # shellcheck shell=bash
 
-# target VDEV TARGET
-target() { printf 'vdev=%s,backendtype=tap,script=block-cow,format=raw,target=%s\n' "$1" "$2"; }
 listed() { cowback list --json | jq -r ".[] | select(.vdev == \"xvdb\") | .$1"; }
 has_disk() { guest_run vm "test -b /dev/$1"; }
 has_no_disk() { ! guest_run vm "test -e /dev/$1"; }
@@ -16,7 +14,7 @@ create_guest vm "$(overlay xvda "$work/vm.cow" "$base")"
 wait_multiuser vm
 
 step "a new disk without a base, with large blocks and sectors"
-xl block-attach vm "$(target xvdb "dscow,size=64M,block-size=64K,sector-size=4096,detect-zeroes=on:$work/data.cow")"
+xl block-attach vm "$(disk xvdb "dscow,size=64M,block-size=64K,sector-size=4096,detect-zeroes=on:$work/data.cow")"
 eventually 60 "xvdb in the guest" has_disk xvdb
 assert_eq "67108864 4096" "$(guest_run vm 'blockdev --getsize64 --getss /dev/xvdb | paste -sd " "')" "size and sectors in the guest"
 guest_run vm 'dd if=/dev/zero of=/dev/xvdb bs=1M count=64 oflag=direct status=none'
@@ -28,7 +26,7 @@ detach
 assert_eq 65536 "$(cowback info --json "$work/data.cow" | jq .block_size_bytes)" "block size"
 
 step "read-only, though the specification says otherwise"
-xl block-attach vm "$(target xvdb "dscow,read-only:$work/data.cow")"
+xl block-attach vm "$(disk xvdb "dscow,read-only:$work/data.cow")"
 eventually 60 "xvdb in the guest" has_disk xvdb
 assert_eq 1 "$(guest_run vm 'blockdev --getro /dev/xvdb')" "read-only in the guest"
 detach
@@ -36,7 +34,7 @@ detach
 step "odd paths"
 odd="$work/a b:c,d=e%41"
 mkdir "$odd"
-xl block-attach vm "$(target xvdb "dscow,cache=host:$work/a b%3Ac,d=e%2541/x%3A.cow:$base")"
+xl block-attach vm "$(disk xvdb "dscow,cache=host:$work/a b%3Ac,d=e%2541/x%3A.cow:$base")"
 eventually 60 "xvdb in the guest" has_disk xvdb
 [ -f "$odd/x:.cow" ] || fail "the image is not where it should be: $(ls "$odd" "$work")"
 detach
@@ -45,7 +43,7 @@ assert_image_clean "$odd/x:.cow"
 # refused WHAT PART TARGET
 refused() {
     step "$1"
-    xl_fails "$1" xl block-attach vm "$(target xvdb "$3")"
+    xl_fails "$1" xl block-attach vm "$(disk xvdb "$3")"
     assert_contains "$xl_output" "$2" "output of xl"
     xl block-detach vm xvdb
 }

@@ -2,7 +2,7 @@
 # The backend seen from outside: its nodes in xenstore, and what its process holds. Sourced by lib.sh.
 
 # backend_path NAME VDEV-NUMBER (51712 = xvda, 51728 = xvdb)
-backend_path() { printf '/local/domain/0/backend/vbd3/%s/%s\n' "$(domid "$1")" "$2"; }
+backend_path() { printf '/local/domain/0/backend/%s/%s/%s\n' "$device_class" "$(domid "$1")" "$2"; }
 
 # node PATH: the value of a xenstore node, empty if there is none.
 node() { xenstore-read "$1" 2> /dev/null || true; }

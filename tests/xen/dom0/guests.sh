@@ -1,11 +1,18 @@
 # shellcheck shell=bash
 # Guests: start, stop, run commands in them. Sourced by lib.sh.
 
+# `xl` takes backendtype=tap since Xen 4.19. Before, and without it, what has a script is a device of the class vbd.
+device_class=vbd3 backend_type=backendtype=tap,
+[ "$(cat /sys/hypervisor/version/minor)" -ge 19 ] || device_class=vbd backend_type=
+
+# disk VDEV TARGET: prints the disk specification of a target.
+disk() { printf 'vdev=%s,%sscript=block-cow,format=raw,target=%s\n' "$1" "$backend_type" "$2"; }
+
 # overlay VDEV IMAGE [BASE]: prints the disk specification of an overlay.
 overlay() {
     local target=$2
     [ -z "${3:-}" ] || target=dscow:$2:$3
-    printf 'vdev=%s,backendtype=tap,script=block-cow,format=raw,target=%s\n' "$1" "$target"
+    disk "$1" "$target"
 }
 
 # create_guest NAME DISK...: starts a PV guest that boots from its xvda, with agent. `xl`'s output goes to $state_dir/NAME.xl.

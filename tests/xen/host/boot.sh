@@ -10,7 +10,7 @@ dom0_args="root=/dev/vda rw console=hvc0 net.ifnames=0 mitigations=off nokaslr q
 # boot_command SHARE: sets the array `qemu`, without a console. The disks are overlays in the run folder: what is cached
 # is never written. SHARE appears in dom0 as /share.
 boot_command() {
-    local share=$1 dom0=$cache/dom0-$dom0_key disk
+    local share=$1 dom0=$cache/$dom0_stage-$dom0_key disk
     qemu-img create -q -f qcow2 -b "$dom0/dom0.img" -F raw "$run_dir/dom0.qcow2"
     qemu-img create -q -f qcow2 -b "$cache/images-$images_key/images.img" -F raw "$run_dir/images.qcow2"
     qemu=(

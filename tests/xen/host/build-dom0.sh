@@ -1,18 +1,18 @@
 #!/bin/bash
-# build-dom0.sh MIRROR [PACKAGE...] OUTDIR: the dom0 disk (dom0.img), what boots it (xen, vmlinuz, dom0-initrd) and what
+# build-dom0.sh MIRROR DEBIAN XEN [PACKAGE...] OUTDIR: the dom0 disk (dom0.img), what boots it (xen, vmlinuz, dom0-initrd) and what
 # boots guests (guest-vmlinux, guest-initrd; also inside the disk under /opt/guest). The packages named are in it too.
 # Needs root.
 #
 # dom0 gets Xen's runtime libraries only. libxen-dev stays out on purpose: the product must not need it there.
 set -euo pipefail
-mirror=$1 out=${*: -1}
+mirror=$1 debian=$2 xen=$3 out=${*: -1}
 here=$(cd "$(dirname "$0")" && pwd)
 . "$here/trim.sh"
 
 packages=(
-    linux-image-amd64 xen-hypervisor-4.20-amd64 xen-utils-4.20 xenstore-utils
+    linux-image-amd64 "xen-hypervisor-$xen-amd64" "xen-utils-$xen" xenstore-utils
     systemd-sysv udev kmod procps e2fsprogs xfsprogs dmsetup busybox-static jq strace
-    "${@:2:$#-2}"
+    "${@:4:$#-4}"
 )
 root=$out/root
 mkdir "$root"
@@ -25,7 +25,7 @@ mmdebstrap --variant=minbase --include="$(IFS=,; echo "${packages[*]}")" \
     --dpkgopt='path-exclude=/usr/lib/modules/*/kernel/drivers/media/*' \
     --dpkgopt='path-exclude=/usr/lib/modules/*/kernel/sound/*' \
     --dpkgopt='path-exclude=/usr/lib/modules/*/kernel/drivers/net/wireless/*' \
-    trixie "$root" "$mirror"
+    "$debian" "$root" "$mirror"
 
 echo '/dev/vdb /images ext4 defaults,noatime 0 0' > "$root/etc/fstab"
 mkdir -p "$root/images" "$root/share" "$root/opt/guest"
@@ -48,13 +48,15 @@ UNIT
 ln -s ../harness.service "$units/multi-user.target.wants/harness.service"
 
 cp "$root"/boot/vmlinuz-* "$out/vmlinuz"
-gzip -dc "$root/boot/xen-4.20-amd64.gz" > "$out/xen"
+gzip -dc "$root/boot/xen-$xen-amd64.gz" > "$out/xen"
 "$here/mkinitrd.sh" "$root" "$out/dom0-initrd" virtio_pci virtio_blk ext4
 "$here/mkinitrd.sh" "$root" "$out/guest-initrd" xen-blkfront ext4
 "$here/vmlinux.sh" "$out/vmlinuz" "$out/guest-vmlinux"
 cp "$out/guest-vmlinux" "$root/opt/guest/vmlinux"
 cp "$out/guest-initrd" "$root/opt/guest/initrd"
 trim "$root"
+# Older packages of Xen have scripts of System V instead of units.
+[ -e "$root/usr/lib/systemd/system/xen.service" ] || rm "$root/etc/systemd/system-generators/systemd-sysv-generator"
 rm -rf "${root:?}"/boot/*
 
 truncate -s 4G "$out/dom0.img"
