@@ -191,6 +191,16 @@ impl Rig {
             .expect("cowback runs")
     }
 
+    /// The folder of the commands under test.
+    ///
+    /// # Panics
+    /// As [`Rig::start`].
+    #[must_use]
+    pub fn commands(&self) -> PathBuf {
+        let command = binary("cowback");
+        command.parent().expect("it is in a folder").to_owned()
+    }
+
     /// `cowback resize --json`, not started yet; `image` is a path, or a name in the folder of the images.
     ///
     /// # Panics

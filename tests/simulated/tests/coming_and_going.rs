@@ -24,6 +24,9 @@ const PARTS: usize = 3;
 /// of a disk each time would be more.
 const GROWTH_MAX: u64 = 1024;
 
+/// The same over all rounds, of which one part may have needed much once.
+const GROWTH_ONCE_MAX: u64 = 4096;
+
 /// How much memory the daemon used at the beginning and at the end of each part.
 #[derive(Default)]
 struct Memory(Vec<usize>);
@@ -46,6 +49,12 @@ impl Memory {
         let least = growths.min().expect("there are parts");
         println!(
             "in {rounds} rounds the daemon used so many bytes: {:?}",
+            self.0
+        );
+        let all = self.0[PARTS].saturating_sub(self.0[0]);
+        assert!(
+            all as u64 <= GROWTH_ONCE_MAX * rounds,
+            "it has grown: {:?}",
             self.0
         );
         let bound = GROWTH_MAX * rounds / PARTS as u64;

@@ -1,4 +1,4 @@
-//! The commands in the documents do what the documents say: each block of them is run as it stands there.
+//! The commands in the documents do what the documents say: those of the scenes below are run as they stand there.
 //!
 //! Images are in a folder of the test instead of `/images`, and `/run` is one of its own, with the daemon's directory in it.
 
@@ -139,7 +139,7 @@ fn blocks(document: &str) -> Vec<Block> {
 }
 
 #[test]
-fn each_block_of_the_documents_is_run_by_something() {
+fn each_block_of_the_documents_is_in_a_scene_or_said_to_be_elsewhere() {
     let documents = fs::read_dir(repository().join("docs")).unwrap();
     let names = documents.map(|entry| entry.unwrap().file_name().into_string().unwrap());
     let documents = names.map(|name| format!("docs/{name}"));
@@ -152,7 +152,7 @@ fn each_block_of_the_documents_is_run_by_something() {
                 .any(|(of, at, _)| *of == document && (*at == heading || *at == "*"));
             assert!(
                 is_run || is_elsewhere,
-                "{document}: nothing runs what is below \"{heading}\""
+                "{document}: nobody has thought of what is below \"{heading}\""
             );
         }
         for scene in scenes() {
@@ -211,7 +211,7 @@ impl Place {
     }
 
     fn run(&self, script: &str) {
-        let commands = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../target/debug");
+        let commands = self.rig.commands();
         let runtime = self.rig.path("run");
         let script = format!(
             "set -eu

@@ -1,12 +1,12 @@
 //! `cowback list`
 
+use control_api::Disk;
 use serde_json::Value;
 
 use crate::client::{Client, SocketArg};
 use crate::disks;
 use crate::error::{CommandResult, Outcome};
 use crate::output::{Output, print_json};
-use control_api::Disk;
 use dscow::size;
 
 /// List the disks that the running daemon serves

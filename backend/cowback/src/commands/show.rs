@@ -1,12 +1,12 @@
 //! `cowback show`
 
+use control_api::{Disk, Latency, Statistics};
 use serde_json::Value;
 
 use crate::client::{Client, SocketArg};
 use crate::disks::{self, display};
 use crate::error::{CommandResult, Outcome};
 use crate::output::{Output, print_json};
-use control_api::{Disk, Latency, Statistics};
 use dscow::size;
 
 /// Show one disk that the running daemon serves, and how it is doing

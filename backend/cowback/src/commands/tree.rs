@@ -6,12 +6,12 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use blockio::image::{self, Content, ImageError};
+use control_api::Disk;
 
 use crate::client::{Client, SocketArg};
 use crate::error::{CommandError, CommandResult, Outcome};
 use crate::forest::{Forest, Node};
 use crate::output::{Output, print_json};
-use control_api::Disk;
 use dscow::size;
 
 /// Show bases and the images over them as trees

@@ -8,6 +8,7 @@ use std::io::{self, IsTerminal};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use control_api::Disk;
 use ratatui::DefaultTerminal;
 use ratatui::crossterm::event::{self, Event, KeyEventKind};
 
@@ -16,7 +17,6 @@ use self::rates::{Order, Rates};
 use crate::client::{Client, ClientError, SocketArg};
 use crate::error::{CommandError, CommandResult, Outcome};
 use crate::output::Output;
-use control_api::Disk;
 
 /// Watch the disks that the running daemon serves
 ///

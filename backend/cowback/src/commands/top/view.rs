@@ -1,5 +1,6 @@
 //! How `cowback top` looks.
 
+use control_api::{Latency, Statistics};
 use ratatui::Frame;
 use ratatui::layout::{Constraint, Layout};
 use ratatui::style::{Modifier, Style};
@@ -9,7 +10,6 @@ use ratatui::widgets::{Paragraph, Row, Table, TableState};
 use super::app::App;
 use super::rates::Rates;
 use crate::disks::display;
-use control_api::{Latency, Statistics};
 use dscow::size;
 
 /// The columns of the list, each with how wide it is; what is 0 wide has the rest.
