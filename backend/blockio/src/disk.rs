@@ -181,6 +181,12 @@ impl Disk {
         !self.is_aligned(buffer)
     }
 
+    /// Whether the kernel may go on reading or writing a request's memory after this process was killed. It does where
+    /// it reads and writes past the page cache: operations of io_uring are not waited for.
+    pub fn io_outlives_process(&self) -> bool {
+        self.files.iter().any(|file| file.direct())
+    }
+
     /// Takes a request; ends in a [`Finished`] with `token`, perhaps at once. The buffer is as long as the
     /// request's range, and empty for requests without data. A token names one request at a time.
     pub fn submit(

@@ -1,8 +1,12 @@
 //! The pages of a frontend: how data gets from them to the disk and back.
 //!
-//! A frontend that uses its grants again (`feature-persistent`) has its pages mapped and kept so: I/O goes straight into
-//! them. For all others, and where there is no room for more mappings, data is copied by the hypervisor, which costs a
-//! fraction of mapping and unmapping a page (figures in `docs/blkif.md`), all requests that were taken together in one call.
+//! A frontend that uses its grants again (`feature-persistent`) has its pages mapped and kept so. For all others, and where
+//! there is no room for more mappings, data is copied by the hypervisor, which costs a fraction of mapping and unmapping a
+//! page (figures in `docs/blkif.md`), all requests that were taken together in one call.
+//!
+//! Storage works on mapped pages themselves only if it is done with them whenever this process ends. Otherwise they are
+//! copied here: while the kernel still reads or writes a page, it cannot unmap it for a process that was killed, and page
+//! and grant are lost to dom0 (`docs/recovery.md`).
 
 use std::ops::Range;
 use std::rc::Rc;
@@ -30,16 +34,27 @@ const DESCRIPTOR_BYTES: usize = 8;
 pub(super) struct GuestData {
     /// As long as the request's segments together.
     pub(super) buffer: Buffer,
-    /// For data that is not in the guest's pages itself.
-    pub(super) copy: Option<DataCopy>,
+    pub(super) exchange: Exchange,
 }
 
-/// How the content of a buffer is exchanged with the guest's pages.
-pub(super) enum DataCopy {
-    /// It comes from them: these of the copies that [`GuestPages::run_copies`] makes.
-    In(Range<usize>),
-    /// It goes there when it has been read, to these segments.
-    Out(SmallVec<[Segment; 11]>),
+/// How the content of a request's buffer is exchanged with the guest's pages.
+pub(super) enum Exchange {
+    /// Not at all: the buffer is the pages.
+    InPlace,
+    /// It came from them already.
+    Fetched,
+    /// It comes from them by these of the copies that [`GuestPages::run_copies`] makes.
+    ByGrant(Range<usize>),
+    /// It goes there when it has been read.
+    Later(Destination),
+}
+
+/// Where what was read for a guest is to be copied to.
+pub(super) enum Destination {
+    /// Its pages, which are mapped.
+    Mapped(Buffer),
+    /// Its pages, by their grants.
+    Granted(SmallVec<[Segment; 11]>),
 }
 
 /// The pages of one frontend.
@@ -48,6 +63,8 @@ pub(super) struct GuestPages {
     domid: DomId,
     /// For frontends that use their grants again.
     kept: Option<PersistentGrants<Gnttab>>,
+    /// Storage works on mapped pages themselves.
+    in_place: bool,
     pool: BufferPool,
     copies: GrantCopies,
     /// Scratch space, kept to save allocations.
@@ -59,6 +76,7 @@ impl GuestPages {
         gnttab: Gnttab,
         domid: DomId,
         persistent: bool,
+        in_place: bool,
         queues: usize,
         pool: BufferPool,
     ) -> Self {
@@ -71,6 +89,7 @@ impl GuestPages {
             gnttab,
             domid,
             kept,
+            in_place,
             pool,
             copies: GrantCopies::default(),
             pages: Vec::new(),
@@ -87,18 +106,29 @@ impl GuestPages {
         direction: TransferDirection,
         segments: &[Segment],
     ) -> Result<GuestData, Error> {
-        if let Some(buffer) = self.mapped(segments)? {
-            return Ok(GuestData { buffer, copy: None });
+        let pages = self.mapped(segments)?;
+        if let Some(buffer) = pages.as_ref().filter(|_| self.in_place) {
+            return Ok(GuestData {
+                buffer: buffer.clone(),
+                exchange: Exchange::InPlace,
+            });
         }
         let buffer = self.pool.take(segments.iter().map(Segment::byte_len).sum());
-        let copy = match direction {
-            TransferDirection::Write => {
-                DataCopy::In(self.copies.add(CopyDirection::FromGrant, segments, &buffer))
+        let exchange = match (direction, pages) {
+            (TransferDirection::Write, Some(pages)) => {
+                buffer.copy_from(0, &pages, 0, pages.len());
+                Exchange::Fetched
             }
-            TransferDirection::Read => DataCopy::Out(segments.into()),
+            (TransferDirection::Write, None) => {
+                let copies = self.copies.add(CopyDirection::FromGrant, segments, &buffer);
+                Exchange::ByGrant(copies)
+            }
+            (TransferDirection::Read, Some(pages)) => Exchange::Later(Destination::Mapped(pages)),
+            (TransferDirection::Read, None) => {
+                Exchange::Later(Destination::Granted(segments.into()))
+            }
         };
-        let copy = Some(copy);
-        Ok(GuestData { buffer, copy })
+        Ok(GuestData { buffer, exchange })
     }
 
     /// The guest's pages themselves, if they are kept mapped or can be from now on.
@@ -177,9 +207,21 @@ impl GuestPages {
         Ok(RawSegment::decode_page(&bytes).collect())
     }
 
-    /// Adds the copy of what was read into the guest's pages; see [`GuestPages::run_copies`].
-    pub(super) fn give(&mut self, segments: &[Segment], buffer: &Buffer) -> Range<usize> {
-        self.copies.add(CopyDirection::ToGrant, segments, buffer)
+    /// Copies what was read into the guest's pages: now, or with those of the copies that [`GuestPages::run_copies`] makes.
+    pub(super) fn give(
+        &mut self,
+        destination: &Destination,
+        buffer: &Buffer,
+    ) -> Option<Range<usize>> {
+        match destination {
+            Destination::Mapped(pages) => {
+                pages.copy_from(0, buffer, 0, buffer.len());
+                None
+            }
+            Destination::Granted(segments) => {
+                Some(self.copies.add(CopyDirection::ToGrant, segments, buffer))
+            }
+        }
     }
 
     /// Makes the copies that were asked for since the last call; gives how each of them went.

@@ -90,11 +90,12 @@ pub(super) enum LinkError {
 }
 
 impl Link {
-    /// Maps the rings and binds the channels of a frontend.
+    /// Maps the rings and binds the channels of a frontend. `in_place`: storage may work on its pages themselves.
     pub(super) fn connect(
         domid: u16,
         frontend: &FrontendConfig,
         disk: &DiskProperties,
+        in_place: bool,
         pool: &BufferPool,
     ) -> Result<Self, LinkError> {
         let gnttab = Gnttab::open()?;
@@ -105,7 +106,14 @@ impl Link {
             .map(|queue| Queue::connect(&gnttab, domid, abi, queue))
             .collect::<Result<Vec<_>, _>>()?;
         let persistent = frontend.persistent_grants;
-        let pages = GuestPages::new(gnttab, DomId(domid), persistent, queues.len(), pool.clone());
+        let pages = GuestPages::new(
+            gnttab,
+            DomId(domid),
+            persistent,
+            in_place,
+            queues.len(),
+            pool.clone(),
+        );
         Ok(Self {
             queues,
             pages,

@@ -317,7 +317,8 @@ impl Worker {
             return Report::ConnectFailed { device, reason };
         }
         let domid = device.domid.raw();
-        let connected = Link::connect(domid, frontend, vbd.properties(), &self.pool)
+        let in_place = !vbd.disk().io_outlives_process();
+        let connected = Link::connect(domid, frontend, vbd.properties(), in_place, &self.pool)
             .map_err(|error| error.to_string())
             .and_then(|mut link| {
                 let left = vbd.begin_link(&mut link, adopt)?;

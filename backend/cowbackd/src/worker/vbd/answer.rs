@@ -126,17 +126,16 @@ impl Vbd {
         let places: Vec<_> = ended
             .iter()
             .map(|(request, finished)| {
-                let segments = request.copy_out.as_ref()?;
-                let is_read = finished.result.is_ok();
-                is_read.then(|| link.pages.give(segments, &finished.buffer))
+                let destination = request.destination.as_ref()?;
+                finished.result.ok()?;
+                link.pages.give(destination, &finished.buffer)
             })
             .collect();
         let results = link.pages.run_copies();
         for ((request, finished), places) in ended.into_iter().zip(places) {
             // The pages first: the frontend takes back its grants when it sees the response.
             let Finished { result, buffer, .. } = finished;
-            drop(buffer);
-            drop(request.then);
+            drop((buffer, request.then, request.destination));
             let given = places.map_or(Ok(()), |places| results.of(places));
             if let Err(cause) = given {
                 self.fail(request.origin, request.response, &cause);

@@ -9,6 +9,8 @@ use dscow::units::DiskRange;
 use runstate::Place;
 use smallvec::SmallVec;
 
+use crate::worker::guest_pages::Destination;
+
 /// A request that was taken off a ring and not answered yet. It ends in exactly one response.
 pub(super) struct InFlight {
     pub(super) origin: Origin,
@@ -20,7 +22,7 @@ pub(super) struct InFlight {
     /// Bytes that it takes beside the guest's pages: of its data if that is copied, and of blocks that it fills up.
     pub(super) copied_bytes: usize,
     /// Where what was read is to be copied to.
-    pub(super) copy_out: Option<SmallVec<[Segment; 11]>>,
+    pub(super) destination: Option<Destination>,
 }
 
 /// Where a request came from, and where its response goes.

@@ -12,7 +12,7 @@ use super::Vbd;
 use super::in_flight::{Arrival, InFlight, Order, Origin};
 use crate::worker::clock::RoundClock;
 use crate::worker::foreign::RingMemory;
-use crate::worker::guest_pages::{DataCopy, GuestData};
+use crate::worker::guest_pages::{Exchange, GuestData};
 
 /// Most requests that are taken at a time. Requests that are refused are answered at once, which makes room on the ring for
 /// more of them: without a limit a guest could keep its worker at its ring for ever.
@@ -212,7 +212,7 @@ impl Vbd {
         let results = link.pages.run_copies();
         for (arrival, data) in arrivals.drain(..).zip(datas.drain(..)) {
             let fetched = data.map_err(|error| error.to_string()).and_then(|data| {
-                if let Some(DataCopy::In(places)) = &data.copy {
+                if let Exchange::ByGrant(places) = &data.exchange {
                     results.of(places.clone())?;
                 }
                 Ok(data)
@@ -241,8 +241,8 @@ impl Vbd {
         taken: Instant,
         executor: &mut dyn Executor,
     ) {
-        let GuestData { buffer, copy } = data;
-        let is_copied = copy.is_some() || self.disk.copies(&buffer);
+        let GuestData { buffer, exchange } = data;
+        let is_copied = !matches!(exchange, Exchange::InPlace) || self.disk.copies(&buffer);
         let copied_bytes =
             if is_copied { buffer.len() } else { 0 } + self.filled_up_bytes(&arrival.order);
         self.copied_bytes += copied_bytes;
@@ -256,8 +256,8 @@ impl Vbd {
             response: arrival.response,
             then,
             copied_bytes,
-            copy_out: match copy {
-                Some(DataCopy::Out(segments)) => Some(segments),
+            destination: match exchange {
+                Exchange::Later(destination) => Some(destination),
                 _ => None,
             },
         });

@@ -1,0 +1,48 @@
+# The daemon is killed while slow storage works on requests: dom0's kernel has nothing of the guest's left over
+# shellcheck shell=bash
+#
+# Each kill meets requests that take 400 ms more. dom0's kernel cannot unmap a page of a killed process that storage still
+# works on: it warns (which fails every case), and later refuses I/O on such pages.
+
+slow=$work/slow
+mkdir "$slow"
+truncate -s 64M "$work/slow.ext4"
+mkfs.ext4 -q "$work/slow.ext4"
+modprobe -a loop dm-delay
+slow_loop=$(losetup --find --show --direct-io=on "$work/slow.ext4")
+delayed() { echo "0 $(blockdev --getsz "$slow_loop") delay $slow_loop 0 $1"; }
+dmsetup create --noudevsync slow --table "$(delayed 0)"
+dmsetup mknodes slow
+mount /dev/mapper/slow "$slow"
+give_up_storage() {
+    umount "$slow" && dmsetup remove --noudevsync slow && losetup -d "$slow_loop"
+}
+
+cowback create "$slow/data.cow" --size 16M
+create_guest vm "$(overlay xvda "$work/vm.cow" "$base")" "$(overlay xvdb "$slow/data.cow")"
+wait_multiuser vm
+guest_run vm 'dd if=/dev/urandom of=/run/data bs=1M count=8 2> /dev/null && dd if=/run/data of=/dev/xvdb bs=1M oflag=direct conv=fsync 2> /dev/null'
+dmsetup reload slow --table "$(delayed 400)"
+dmsetup suspend slow && dmsetup resume slow
+
+guest_start vm 'until [ -e /run/enough ]; do dd if=/dev/xvdb of=/run/back bs=512k count=16 iflag=direct && cmp /run/data /run/back && dd if=/run/data of=/dev/xvdb bs=512k count=16 oflag=direct || exit; done'
+is_another() { pid=$(cowbackd_pid) && [ -n "$pid" ] && [ "$pid" != 0 ] && [ "$pid" != "$1" ]; }
+in_flight() { cowback list --json | jq -e '[.. | objects | .in_flight? // empty] | add > 0' > /dev/null; }
+for round in $(seq 6); do
+    eventually 60 "requests under way before kill $round" in_flight
+    before=$(cowbackd_pid)
+    kill -9 "$before"
+    eventually 60 "another daemon after kill $round" is_another "$before"
+done
+took_over=$(journalctl --unit cowbackd --boot --grep 'executing [0-9]* requests? again' --output cat | wc -l)
+[ "$took_over" -ge 3 ] || fail "of 6 kills only $took_over met requests under way"
+
+step "the guest has read and written what it should"
+guest_run vm 'touch /run/enough'
+load_ended() { guest_run vm 'grep ended /run/background.log'; }
+eventually 300 "end of the guest's load" load_ended
+guest_run vm 'cat /run/background.log; grep -q "ended with 0" /run/background.log'
+assert_eq "" "$(guest_run vm 'dmesg | grep -iE "I/O error|blk_update|Buffer I/O" || true')" "errors in the guest's kernel log"
+shutdown_guest vm
+assert_image_clean "$slow/data.cow"
+eventually 30 "giving up the slow storage" give_up_storage
