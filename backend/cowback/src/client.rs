@@ -2,6 +2,7 @@
 
 use std::io;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use http_body_util::{BodyExt, Full};
 use hyper::body::Bytes;
@@ -12,6 +13,9 @@ use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use thiserror::Error;
 use tokio::net::UnixStream;
+
+/// How long a patient client waits between two attempts.
+const BETWEEN_ATTEMPTS: Duration = Duration::from_millis(100);
 
 /// Where the daemon listens.
 #[derive(clap::Args)]
@@ -41,6 +45,20 @@ pub(crate) enum ClientError {
     Answer(serde_json::Error),
 }
 
+impl ClientError {
+    /// Whether it looks like a daemon that is starting, or that the next one is about to take over from.
+    fn is_of_no_daemon(&self) -> bool {
+        match self {
+            Self::Connect { cause, .. } => matches!(
+                cause.kind(),
+                io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused
+            ),
+            Self::Broken { .. } => true,
+            Self::Refused(_) | Self::NotFound(_) | Self::Answer(_) => false,
+        }
+    }
+}
+
 /// The body of an answer that is a refusal.
 #[derive(Deserialize)]
 struct Refusal {
@@ -50,6 +68,8 @@ struct Refusal {
 /// A client of one daemon.
 pub(crate) struct Client<'a> {
     socket: &'a Path,
+    /// How long it tries again while no daemon answers.
+    patience: Duration,
 }
 
 impl<'a> Client<'a> {
@@ -59,7 +79,16 @@ impl<'a> Client<'a> {
 
     /// A client of the daemon that listens there.
     pub(crate) fn at(socket: &'a Path) -> Self {
-        Self { socket }
+        Self {
+            socket,
+            patience: Duration::ZERO,
+        }
+    }
+
+    /// Tries again for so long while no daemon answers. For what may be asked twice.
+    #[must_use]
+    pub(crate) fn with_patience(self, patience: Duration) -> Self {
+        Self { patience, ..self }
     }
 
     pub(crate) fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T, ClientError> {
@@ -100,7 +129,7 @@ impl<'a> Client<'a> {
             .enable_all()
             .build()
             .map_err(|cause| self.broken(cause))?;
-        let (status, body) = runtime.block_on(self.exchange(method, path, body))?;
+        let (status, body) = runtime.block_on(self.exchange_patiently(method, path, body))?;
         if status.is_success() {
             return serde_json::from_slice(&body).map_err(ClientError::Answer);
         }
@@ -112,6 +141,23 @@ impl<'a> Client<'a> {
             StatusCode::NOT_FOUND => ClientError::NotFound(refusal.error),
             _ => ClientError::Refused(refusal.error),
         })
+    }
+
+    async fn exchange_patiently(
+        &self,
+        method: Method,
+        path: &str,
+        body: Bytes,
+    ) -> Result<(StatusCode, Bytes), ClientError> {
+        let begun = Instant::now();
+        loop {
+            match self.exchange(method.clone(), path, body.clone()).await {
+                Err(error) if error.is_of_no_daemon() && begun.elapsed() < self.patience => {
+                    tokio::time::sleep(BETWEEN_ATTEMPTS).await;
+                }
+                result => return result,
+            }
+        }
     }
 
     async fn exchange(

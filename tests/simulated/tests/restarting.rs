@@ -1,11 +1,11 @@
 //! The daemon stops and another one takes over; the guests do not notice.
 
 use std::os::unix::fs::FileExt;
-use std::process::Stdio;
-use std::time::Instant;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
 
-use simulated::{PATIENCE, Rig, base_sector};
-use simxen::Request;
+use simulated::{PATIENCE, Rig, base_sector, options};
+use simxen::{Frontend, Request};
 
 #[test]
 fn guests_go_on_across_a_restart() {
@@ -42,6 +42,36 @@ fn guests_go_on_across_a_restart() {
     rig.assert_clear();
     rig.assert_clean("one.cow");
     rig.assert_clean("two.cow");
+}
+
+#[test]
+fn a_disk_is_attached_by_a_daemon_that_starts_later() {
+    let mut rig = Rig::start();
+    let guest = rig.guest(1);
+    let spec = rig.spec("xvda", &rig.overlay_target("vm.cow"));
+    assert!(rig.daemon.terminate(PATIENCE).unwrap().success());
+    let toolstack = rig.host.toolstack();
+    let disk = toolstack.create_nodes(&guest, &spec).unwrap();
+    let add = || {
+        let mut command = Command::new(rig.commands().join("cowback"));
+        command.args(["hotplug", "add", disk.xenbus_path(), "--socket"]);
+        command.arg(rig.path("run/control.sock"));
+        command
+    };
+    let refused = add().args(["--wait", "0"]).output().unwrap();
+    let sentence = String::from_utf8_lossy(&refused.stderr);
+    assert!(!refused.status.success() && sentence.contains("is cowbackd running?"));
+    let mut waiting = add().stderr(Stdio::piped()).spawn().unwrap();
+    // Long enough to have asked.
+    std::thread::sleep(Duration::from_secs(1));
+    assert_eq!(waiting.try_wait().unwrap(), None, "it waits");
+    rig.daemon.restart().unwrap();
+    let waited = waiting.wait_with_output().unwrap();
+    assert!(waited.status.success(), "{waited:?}");
+    toolstack.hotplug_add(&disk).unwrap();
+    let mut frontend = Frontend::connect(&disk, options()).unwrap();
+    assert_eq!(frontend.read(9, 512).unwrap(), base_sector(9));
+    rig.detach(&disk, frontend);
 }
 
 #[test]

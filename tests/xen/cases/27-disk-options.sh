@@ -50,6 +50,10 @@ refused() {
 refused "an option that there is not" 'there is no option "colour"' "dscow,colour=red:$work/new.cow:$base"
 refused "other blocks than there are" "has blocks of 65536 bytes and not of 4096" "dscow,block-size=4K:$work/data.cow"
 refused "an ambiguous target" "write %3A for a colon that belongs to a path" "dscow:$work/a:/b:/c"
+step "two guests that write one image"
+xl_fails "access=w!" xl block-attach vm "access=w!,$(disk xvdb "$work/data.cow")"
+assert_contains "$xl_output" "unknown value for access" "output of xl"
+refused "the image of another disk, once more" "is in use by" "$work/vm.cow"
 [ ! -e "$work/new.cow" ] || fail "an image was made"
 guest_run vm 'echo alive > /srv/alive && sync'
 shutdown_guest vm

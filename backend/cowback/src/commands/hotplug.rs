@@ -1,5 +1,7 @@
 //! `cowback hotplug`: what the block-cow script calls.
 
+use std::time::Duration;
+
 use serde::Deserialize;
 use serde_json::json;
 
@@ -17,9 +19,18 @@ pub(crate) struct Args {
 #[derive(clap::Subcommand)]
 enum Action {
     /// Open the image of a new device; prints the socket at which QEMU finds the disk, or the image's path if there is none
-    Add(DeviceArgs),
+    Add(AddArgs),
     /// Wait until the image of a device that is being removed is closed
     Remove(DeviceArgs),
+}
+
+#[derive(clap::Args)]
+struct AddArgs {
+    #[command(flatten)]
+    device: DeviceArgs,
+    /// How long to wait for a daemon that is starting
+    #[arg(long, default_value = "10", value_name = "SECONDS")]
+    wait: u32,
 }
 
 #[derive(clap::Args)]
@@ -40,9 +51,11 @@ struct Removed {}
 
 pub(crate) fn run(args: &Args) -> CommandResult {
     match &args.action {
-        Action::Add(args) => {
+        Action::Add(AddArgs { device: args, wait }) => {
             let body = json!({ "device": args.device });
-            let added: Added = Client::new(&args.socket).post("/v1/hotplug/add", &body)?;
+            let client = Client::new(&args.socket);
+            let client = client.with_patience(Duration::from_secs((*wait).into()));
+            let added: Added = client.post("/v1/hotplug/add", &body)?;
             print_line(&added.path)?;
         }
         Action::Remove(args) => {
