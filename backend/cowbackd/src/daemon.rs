@@ -7,8 +7,7 @@ use std::time::Instant;
 use sd_notify::NotifyState;
 use thiserror::Error;
 use tokio::signal::unix::{SignalKind, signal};
-use xenstore_glue::runner::{Channels, Handle, Runner, RunnerConfig, RunnerError};
-use xenstore_rs::tokio::XsTokio;
+use xenstore_glue::runner::{Channels, Connection, Handle, Runner, RunnerConfig, RunnerError};
 
 use crate::OpenExecutor;
 use crate::control::{self, Context};
@@ -96,7 +95,7 @@ async fn serve(
         mut orders,
         reports,
     } = Runner::set_up(
-        XsTokio::new().await.map_err(failed("reach xenstore"))?,
+        Connection::open().await.map_err(failed("reach xenstore"))?,
         RunnerConfig::new(advertised(queues_max), accepted(queues_max)),
     );
     let workers = (0..worker_count(settings))

@@ -5,9 +5,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, MissedTickBehavior, interval_at};
 use tracing::debug;
-use xenstore_rs::tokio::XsTokio;
 
 use super::api::{Channels, Handle, Order, Report, Request, RunnerConfig, RunnerError};
+use super::connection::Connection;
 use super::device::Device;
 use super::store::Store;
 use super::watch::{FrontendWatches, Seen, Sink, watch_backend};
@@ -45,7 +45,7 @@ enum Wake {
 
 impl Runner {
     /// A runner on this connection, and the ends of the channels to it.
-    pub fn set_up(xs: XsTokio, config: RunnerConfig) -> Channels {
+    pub fn set_up(xs: Connection, config: RunnerConfig) -> Channels {
         let (seen_sink, seen) = mpsc::unbounded_channel();
         let (orders, order_receiver) = mpsc::unbounded_channel();
         let (report_sender, reports) = mpsc::unbounded_channel();

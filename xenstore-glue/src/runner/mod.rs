@@ -7,6 +7,7 @@
 
 mod api;
 mod config;
+mod connection;
 mod device;
 mod discovery;
 mod kernel;
@@ -19,4 +20,5 @@ pub use api::{
     BackendConfig, Channels, DeviceMode, DeviceStatus, Handle, HandleError, Order, Report,
     RunnerConfig, RunnerError,
 };
+pub use connection::Connection;
 pub use main_loop::Runner;

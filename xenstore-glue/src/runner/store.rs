@@ -9,10 +9,9 @@ use std::time::Duration;
 
 use futures::future::join_all;
 use tokio::time::{sleep, timeout};
-use xenstore_rs::AsyncXs;
-use xenstore_rs::tokio::XsTokio;
 
 use super::api::RunnerError;
+use super::connection::Connection;
 use crate::frontend::Node;
 
 /// Requests sent at once. The client has room for 32 and the connection may be shared.
@@ -22,7 +21,7 @@ const PROBE_AFTER: Duration = Duration::from_secs(1);
 
 #[derive(Clone)]
 pub(super) struct Store {
-    pub(super) xs: XsTokio,
+    pub(super) xs: Connection,
     patience: Duration,
 }
 
@@ -34,7 +33,7 @@ pub(super) enum Write {
 }
 
 impl Store {
-    pub(super) fn new(xs: XsTokio, patience: Duration) -> Self {
+    pub(super) fn new(xs: Connection, patience: Duration) -> Self {
         Self { xs, patience }
     }
 

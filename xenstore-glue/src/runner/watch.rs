@@ -13,9 +13,8 @@ use std::time::Duration;
 use futures::{Stream, StreamExt};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::timeout;
-use xenstore_rs::AsyncWatch;
-use xenstore_rs::tokio::XsTokio;
 
+use super::connection::Connection;
 use crate::types::DeviceId;
 
 /// What a watch saw.
@@ -32,7 +31,7 @@ pub(super) enum Seen {
 pub(super) type Sink = mpsc::UnboundedSender<Seen>;
 
 /// Watches a backend directory, which need not exist yet, for as long as the sink lives.
-pub(super) async fn watch_backend(xs: &XsTokio, directory: &str, sink: Sink) -> io::Result<()> {
+pub(super) async fn watch_backend(xs: &Connection, directory: &str, sink: Sink) -> io::Result<()> {
     let mut stream = xs.watch(directory).await?;
     tokio::spawn(async move {
         while let Some(path) = stream.next().await {
@@ -67,7 +66,7 @@ impl FrontendWatches {
     /// the sink; whoever takes it clears the flag first and looks afterwards.
     pub(super) async fn watch(
         &mut self,
-        xs: &XsTokio,
+        xs: &Connection,
         device: DeviceId,
         state_path: &str,
         quiet: Duration,

@@ -5,6 +5,7 @@ use std::future::Future;
 use std::path::PathBuf;
 use std::process::Command;
 use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
@@ -14,6 +15,9 @@ use xenstore_rs::tokio::XsTokio;
 
 const HOME: &str = "/local/domain/0/";
 const SOCKET: &str = "XENSTORED_PATH";
+
+/// How long a slow answer takes.
+const ANSWER_AFTER: Duration = Duration::from_millis(2);
 
 const DIRECTORY: u32 = 1;
 const READ: u32 = 2;
@@ -60,6 +64,14 @@ struct State {
     written: Vec<(String, String)>,
     /// Before the answer to a read of this path, that many events.
     flood: Option<(String, usize)>,
+    /// Answers take a moment.
+    is_slow: bool,
+    /// A watch's first event comes before its answer.
+    events_first: bool,
+    /// Requests without an answer; not those to end a watch, which the kernel answers by itself.
+    unanswered: usize,
+    /// A request came while another had no answer.
+    overlapped: bool,
     /// Events are swallowed.
     mute: bool,
     refuse_writes: bool,
@@ -176,6 +188,21 @@ impl Fake {
         self.state().flood = Some((absolute(path), events));
     }
 
+    /// Takes a moment for each answer from now on, so that requests that do not wait for one overlap.
+    pub(crate) fn slow_down(&self) {
+        self.state().is_slow = true;
+    }
+
+    /// Is reached by the kernel's device from now on: answers take a moment, and events overtake them.
+    pub(crate) fn be_behind_the_kernel(&self) {
+        self.slow_down();
+        self.state().events_first = true;
+    }
+
+    pub(crate) fn overlapped(&self) -> bool {
+        self.state().overlapped
+    }
+
     pub(crate) fn mute(&self, mute: bool) {
         self.state().mute = mute;
     }
@@ -275,14 +302,36 @@ impl Fake {
             }
             _ => Err("ENOSYS"),
         };
-        match answer {
-            Ok(payload) => self.send(kind, request, payload),
-            Err(error) => self.send(ERROR, request, format!("{error}\0").into_bytes()),
-        }
-        if kind == WATCH {
+        let (kind_of_answer, payload) = match answer {
+            Ok(payload) => (kind, payload),
+            Err(error) => (ERROR, format!("{error}\0").into_bytes()),
+        };
+        let counts = usize::from(kind != UNWATCH);
+        let mut state = self.state();
+        state.overlapped |= state.unanswered > 0;
+        state.unanswered += counts;
+        let (is_slow, events_first) = (state.is_slow, state.events_first);
+        drop(state);
+        if kind == WATCH && events_first {
             self.send_event(&first, &second, &absolute(&first));
         }
-        self.changed.notify_waiters();
+        let fake = self.clone();
+        let send = move || {
+            fake.state().unanswered -= counts;
+            fake.send(kind_of_answer, request, payload);
+            if kind == WATCH && !events_first {
+                fake.send_event(&first, &second, &absolute(&first));
+            }
+            fake.changed.notify_waiters();
+        };
+        if is_slow {
+            tokio::spawn(async move {
+                tokio::time::sleep(ANSWER_AFTER).await;
+                send();
+            });
+        } else {
+            send();
+        }
     }
 
     fn answer_read(&self, path: &str) -> Result<Vec<u8>, &'static str> {

@@ -6,7 +6,7 @@ use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use xenstore_glue::frontend::{Limits, Protocol};
-use xenstore_glue::runner::{Handle, Order, Report, Runner, RunnerConfig, RunnerError};
+use xenstore_glue::runner::{Connection, Handle, Order, Report, Runner, RunnerConfig, RunnerError};
 use xenstore_glue::{DeviceId, DiskProperties};
 
 use crate::fake::Fake;
@@ -55,7 +55,13 @@ impl Host {
     pub(crate) async fn start_after(before: impl FnOnce(&Fake)) -> Self {
         let (store, xs) = Fake::start().await;
         before(&store);
-        Self::run(store, Runner::set_up(xs, config(Path::new("/nonexistent"))))
+        Self::run_over(store, Connection::by_socket(xs))
+    }
+
+    /// On a connection of either kind.
+    pub(crate) fn run_over(store: Fake, connection: Connection) -> Self {
+        let config = config(Path::new("/nonexistent"));
+        Self::run(store, Runner::set_up(connection, config))
     }
 
     pub(crate) fn run(store: Fake, channels: xenstore_glue::runner::Channels) -> Self {

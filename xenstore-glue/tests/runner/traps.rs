@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use futures::StreamExt;
 use tokio::time::timeout;
-use xenstore_glue::runner::{Order, Report, Runner, RunnerConfig, RunnerError};
+use xenstore_glue::runner::{Connection, Order, Report, Runner, RunnerConfig, RunnerError};
 use xenstore_rs::{AsyncWatch, AsyncXs};
 
 use crate::fake::{Fake, in_own_process};
@@ -42,6 +42,47 @@ fn a_flood_of_events_does_not_stop_the_runner() {
             let xvda = device("backend/vbd3/1/51712");
             host.store.flood_before_answering(&xvda.node("mode"), FLOOD);
             host.connect(xvda).await;
+        },
+    );
+}
+
+#[test]
+fn by_the_kernels_device_there_is_one_request_at_a_time() {
+    in_own_process(
+        "traps::by_the_kernels_device_there_is_one_request_at_a_time",
+        || async {
+            let (store, xs) = Fake::start().await;
+            store.be_behind_the_kernel();
+            let xvda = device("backend/vbd3/1/51712");
+            let xvdb = device("backend/vbd3/1/51728");
+            // It was there before, so only the first event of a watch can tell of it.
+            create(&store, xvda);
+            let mut host = Host::run_over(store, Connection::by_device(xs));
+            host.store.wait_for(&xvda.node("state"), "2").await;
+            host.connect(xvda).await;
+            host.connect(xvdb).await;
+            // Its watch ends a while later, in the middle of other things.
+            host.store.remove(&xvdb.to_string());
+            while !matches!(host.order().await, Order::Disconnect { .. }) {}
+            host.report(Report::Disconnected { device: xvdb });
+            while !matches!(host.order().await, Order::Close { .. }) {}
+            host.report(Report::Closed { device: xvdb });
+            host.store.wait_until(|store| store.watches() == 3).await;
+            assert!(!host.store.overlapped());
+        },
+    );
+}
+
+#[test]
+fn by_the_socket_requests_do_not_wait_for_each_other() {
+    in_own_process(
+        "traps::by_the_socket_requests_do_not_wait_for_each_other",
+        || async {
+            let (store, xs) = Fake::start().await;
+            store.slow_down();
+            let mut host = Host::run_over(store, Connection::by_socket(xs));
+            host.connect(device("backend/vbd3/1/51712")).await;
+            assert!(host.store.overlapped());
         },
     );
 }
@@ -145,7 +186,10 @@ fn the_kernel_is_unbound_from_our_devices_only() {
             std::fs::create_dir_all(driver.join("vbd-1-51712")).unwrap();
             std::fs::create_dir_all(driver.join("vbd-1-51728")).unwrap();
             let (store, xs) = Fake::start().await;
-            let host = Host::run(store, Runner::set_up(xs, config(sysfs.path())));
+            let host = Host::run(
+                store,
+                Runner::set_up(Connection::by_socket(xs), config(sysfs.path())),
+            );
             create_with(&host.store, device("backend/vbd/1/51728"), "block", &[]);
             let ours = device("backend/vbd/1/51712");
             create(&host.store, ours);
@@ -260,7 +304,7 @@ fn a_disk_that_comes_and_goes_has_one_watch() {
                 retire_watches_after: Duration::from_secs(3600),
                 ..config(Path::new("/nonexistent"))
             };
-            let mut host = Host::run(store, Runner::set_up(xs, config));
+            let mut host = Host::run(store, Runner::set_up(Connection::by_socket(xs), config));
             let xvda = device("backend/vbd3/1/51712");
             for _ in 0..5 {
                 create(&host.store, xvda);

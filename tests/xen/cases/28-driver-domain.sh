@@ -1,0 +1,105 @@
+# Another domain than dom0 serves a guest's disk: cowbackd and `xl devd` in a driver domain
+# shellcheck shell=bash
+
+modprobe xen-blkfront
+root=$state_dir/root
+mkdir "$root"
+has_disk() { [ -b /dev/xvdf ]; }
+has_none() { [ ! -e /dev/xvdf ]; }
+
+step "put Xen's tools and the product on the driver domain's disk, from dom0"
+xl block-attach 0 "$(overlay xvdf "$work/storage.cow" "$base")"
+eventually 60 "xvdf in dom0" has_disk
+mount /dev/xvdf "$root"
+give_back() {
+    umount "$root"
+    xl block-detach 0 xvdf
+}
+trap give_back EXIT
+# copy_to_root: takes along the paths that it reads, as far as they exist here and are no folders.
+copy_to_root() {
+    local path
+    while read -r path; do
+        if [ -L "$path" ] || [ -f "$path" ]; then printf '%s\n' "$path"; fi
+    done | tar -C / -cf - -T - 2> /dev/null | tar -C "$root" -xkf - --keep-directory-symlink 2> /dev/null || true
+}
+mapfile -t tools < <(dpkg-query -W -f '${db:Status-Status} ${Package}\n' 'libxen*' 'xen-utils*' 2> /dev/null | sed -n 's/^installed //p')
+dpkg -L "${tools[@]}" | grep -vE '/(doc|man|boot)/|hvmloader|\.py$' | copy_to_root
+xl_program=$(find /usr/lib/xen-*/bin/xl)
+ldd "$xl_program" | awk '$3 ~ "^/" { print $3 }' | while read -r library; do
+    printf '%s\n' "$library"
+    readlink -f "$library"
+done | copy_to_root
+printf '%s\n' /usr/bin/cowback /usr/sbin/cowbackd /etc/xen/scripts/block-cow /usr/lib/systemd/system/cowbackd.service \
+    /usr/lib/cowback/libxenevtchn.so | copy_to_root
+find "/lib/modules/$(uname -r)" -maxdepth 1 -name 'modules.*' | copy_to_root
+find "/lib/modules/$(uname -r)/kernel/drivers/xen" | copy_to_root
+echo 'xenfs /proc/xen xenfs defaults 0 0' >> "$root/etc/fstab"
+cat > "$root/etc/systemd/system/modules.service" <<'UNIT'
+[Unit]
+Description=What programs need of Xen
+Before=cowbackd.service
+[Service]
+Type=oneshot
+ExecStart=/sbin/modprobe -a xen-evtchn xen-gntdev
+UNIT
+cat > "$root/etc/systemd/system/devd.service" <<'UNIT'
+[Unit]
+Description=Hotplug scripts of disks that this domain serves
+After=cowbackd.service proc-xen.mount
+[Service]
+ExecStartPre=/bin/mkdir -p /var/log/xen /run/xen
+ExecStart=/usr/sbin/xl devd -F
+UNIT
+for unit in modules devd cowbackd; do
+    unit_file=/etc/systemd/system/$unit.service
+    [ -e "$root$unit_file" ] || unit_file=/usr/lib/systemd/system/$unit.service
+    ln -sf "$unit_file" "$root/etc/systemd/system/multi-user.target.wants/$unit.service"
+done
+trap - EXIT
+give_back
+eventually 60 "xvdf gone from dom0" has_none
+
+step "start the driver domain; the base is a disk of its own"
+cowback create "$work/base.cow" --base "$base"
+create_guest_config storage "$(overlay xvda "$work/storage.cow")" "access=ro,$(disk xvdb "$work/base.cow")"
+echo 'driver_domain = 1' >> "$state_dir/storage.cfg"
+start_guest storage
+wait_multiuser storage
+guest_run storage 'systemctl --no-pager status cowbackd devd; journalctl --no-pager -b -u cowbackd -u devd | tail -n 30; ls -l /dev/xen /proc/xen; systemctl is-active cowbackd devd'
+
+step "a guest boots from a disk that the driver domain serves"
+create_guest_config vm "vdev=xvda,backend=storage,script=block-cow,format=raw,target=dscow:/srv/vm.cow:/dev/xvdb"
+if ! start_guest vm; then
+    guest_run storage 'journalctl --no-pager -b -u cowbackd -u devd | tail -n 30; cat /var/log/xen/*; cowback list --json'
+    fail "the guest did not start"
+fi
+wait_multiuser vm
+guest_run vm 'fio --name=v --filename=/srv/v --size=4M --rw=randwrite --bs=4k --iodepth=8 --ioengine=libaio --direct=1 --verify=crc32c --fsync=16 --minimal > /dev/null && echo verified'
+guest_run storage 'cowback list'
+assert_eq "[]" "$(cowback list --json | jq -c '[.[] | select(.frontend // "" | contains("/'"$(domid vm)"'/"))]')" "disks of the guest that dom0 serves"
+
+step "the daemon of the driver domain is killed under load"
+guest_start vm 'fio --name=load --filename=/srv/load --size=4M --rw=randwrite --bs=4k --iodepth=8 --ioengine=libaio --direct=1 --verify=crc32c --fsync=16 --loops=3 --minimal > /dev/null'
+for round in 1 2 3; do
+    guest_run storage 'systemctl kill -s KILL cowbackd'
+    guest_run vm "echo $round >> /srv/rounds && sync"
+done
+load_ended() { guest_run vm 'grep ended /run/background.log'; }
+eventually 300 "end of the guest's load" load_ended
+guest_run vm 'grep -q "ended with 0" /run/background.log'
+assert_eq "" "$(guest_run vm 'dmesg | grep -iE "I/O error|EXT4-fs error" || true')" "errors in the guest's kernel log"
+
+step "detach and destroy reach the driver domain"
+guest_run storage 'cowback create /srv/more.cow --size 16M'
+xl block-attach vm "vdev=xvdc,backend=storage,script=block-cow,format=raw,target=/srv/more.cow"
+eventually 60 "xvdc in the guest" guest_run vm 'test -b /dev/xvdc'
+guest_run vm 'dd if=/dev/urandom of=/dev/xvdc bs=64k count=16 oflag=direct 2> /dev/null'
+xl block-detach vm xvdc
+eventually 60 "xvdc gone from the driver domain's daemon" guest_run storage '! cowback list --json | grep -q more.cow'
+guest_run storage 'cowback check /srv/more.cow'
+shutdown_guest vm
+eventually 60 "no disk left in the driver domain" guest_run storage '[ "$(cowback list --json)" = "[]" ]'
+guest_run storage 'cowback check /srv/vm.cow'
+shutdown_guest storage
+assert_image_clean "$work/storage.cow"

@@ -1,0 +1,135 @@
+//! The connection to xenstore.
+//!
+//! dom0 reaches xenstored by its socket. Any other domain has the kernel's device for it, and there only one request may be
+//! under way: the kernel passes a request on some time after it took it, out of the buffer that the next one goes into, so
+//! that one sent too early takes the place of the one before. Xenstored then answers with EINVAL, or with another node.
+//! The kernel also tells of a new watch's first event before it answers that the watch is there, and the client has
+//! forgotten that event by then.
+//!
+//! Source: `drivers/xen/xenbus/xenbus_dev_frontend.c` and `xenbus_xs.c` of Linux 6.12.
+
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use futures::Stream;
+use tokio::net::UnixStream;
+use tokio::runtime::Handle;
+use tokio::sync::{Mutex, OwnedMutexGuard};
+use xenstore_rs::tokio::XsTokio;
+use xenstore_rs::{AsyncWatch, AsyncXs};
+
+/// Where the client looks for the socket, and what names another place.
+const SOCKET: &str = "/run/xenstored/socket";
+const SOCKET_VARIABLE: &str = "XENSTORED_PATH";
+
+/// A connection to xenstore, to be cloned at will.
+#[derive(Clone)]
+pub struct Connection {
+    xs: XsTokio,
+    /// Held from a request to its answer, where there may be one at a time.
+    turn: Option<Arc<Mutex<()>>>,
+}
+
+impl Connection {
+    /// Connects to xenstored's socket, or to the kernel's device if there is none.
+    ///
+    /// # Errors
+    /// If there is neither.
+    pub async fn open() -> io::Result<Self> {
+        let socket = std::env::var_os(SOCKET_VARIABLE).unwrap_or_else(|| SOCKET.into());
+        let has_socket = UnixStream::connect(socket).await.is_ok();
+        let xs = XsTokio::new().await?;
+        Ok(if has_socket {
+            Self::by_socket(xs)
+        } else {
+            Self::by_device(xs)
+        })
+    }
+
+    /// A connection that xenstored itself is at the other end of.
+    pub fn by_socket(xs: XsTokio) -> Self {
+        Self { xs, turn: None }
+    }
+
+    /// A connection by the kernel's device: one request at a time.
+    pub fn by_device(xs: XsTokio) -> Self {
+        let turn = Some(Arc::default());
+        Self { xs, turn }
+    }
+
+    pub(super) async fn read(&self, path: &str) -> io::Result<Box<str>> {
+        let _turn = self.turn().await;
+        self.xs.read(path).await
+    }
+
+    pub(super) async fn write(&self, path: &str, value: &str) -> io::Result<()> {
+        let _turn = self.turn().await;
+        self.xs.write(path, value).await
+    }
+
+    pub(super) async fn directory(&self, path: &str) -> io::Result<Vec<Box<str>>> {
+        let _turn = self.turn().await;
+        self.xs.directory(path).await
+    }
+
+    pub(super) async fn rm(&self, path: &str) -> io::Result<()> {
+        let _turn = self.turn().await;
+        self.xs.rm(path).await
+    }
+
+    pub(super) async fn watch(&self, path: &str) -> io::Result<Events> {
+        let _turn = self.turn().await;
+        let stream = self.xs.watch(path).await?;
+        Ok(Events {
+            first: self.turn.as_ref().map(|_| path.into()),
+            stream: Some(Box::pin(stream)),
+            turn: self.turn.clone(),
+        })
+    }
+
+    async fn turn(&self) -> Option<OwnedMutexGuard<()>> {
+        let turn = self.turn.as_ref()?;
+        Some(Arc::clone(turn).lock_owned().await)
+    }
+}
+
+type Paths = Pin<Box<dyn Stream<Item = Box<str>> + Send>>;
+
+/// The events of a watch, by their paths. The watch ends when this is dropped.
+pub(super) struct Events {
+    /// The event that every watch begins with, where the client has missed it.
+    first: Option<Box<str>>,
+    /// `None` during the drop only.
+    stream: Option<Paths>,
+    turn: Option<Arc<Mutex<()>>>,
+}
+
+impl Stream for Events {
+    type Item = Box<str>;
+
+    fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Box<str>>> {
+        if let Some(first) = self.first.take() {
+            return Poll::Ready(Some(first));
+        }
+        match &mut self.stream {
+            Some(stream) => stream.as_mut().poll_next(context),
+            None => Poll::Ready(None),
+        }
+    }
+}
+
+impl Drop for Events {
+    /// The client sends a request of its own when the stream goes.
+    fn drop(&mut self) {
+        if let (Some(stream), Some(turn)) = (self.stream.take(), self.turn.take())
+            && let Ok(runtime) = Handle::try_current()
+        {
+            runtime.spawn(async move {
+                let _turn = turn.lock().await;
+                drop(stream);
+            });
+        }
+    }
+}
