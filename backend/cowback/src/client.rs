@@ -46,7 +46,7 @@ pub(crate) enum ClientError {
 }
 
 impl ClientError {
-    /// Whether it looks like a daemon that is starting, or that the next one is about to take over from.
+    /// Whether it looks like a daemon that is starting.
     fn is_of_no_daemon(&self) -> bool {
         match self {
             Self::Connect { cause, .. } => matches!(
@@ -151,12 +151,16 @@ impl<'a> Client<'a> {
     ) -> Result<(StatusCode, Bytes), ClientError> {
         let begun = Instant::now();
         loop {
-            match self.exchange(method.clone(), path, body.clone()).await {
-                Err(error) if error.is_of_no_daemon() && begun.elapsed() < self.patience => {
-                    tokio::time::sleep(BETWEEN_ATTEMPTS).await;
-                }
-                result => return result,
+            let result = self.exchange(method.clone(), path, body.clone()).await;
+            let next_daemon_may_do = match &result {
+                // It is stopping.
+                Ok((status, _)) => *status == StatusCode::SERVICE_UNAVAILABLE,
+                Err(error) => error.is_of_no_daemon(),
+            };
+            if !next_daemon_may_do || begun.elapsed() >= self.patience {
+                return result;
             }
+            tokio::time::sleep(BETWEEN_ATTEMPTS).await;
         }
     }
 

@@ -2,6 +2,8 @@
 
 use std::io;
 use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
 use sd_notify::NotifyState;
@@ -122,7 +124,9 @@ async fn serve(
         devices: devices.clone(),
         log,
         started,
+        ending: Arc::default(),
     };
+    let ending = Arc::clone(&context.ending);
     let mut control = tokio::spawn(control::serve(listeners, context));
     notify(NotifyState::Ready);
 
@@ -130,8 +134,8 @@ async fn serve(
     loop {
         tokio::select! {
             Some(order) = orders.recv() => devices.obey(order),
-            _ = terminate.recv(), if stopping.is_none() => stopping = Some(stop(&handle)),
-            _ = interrupt.recv(), if stopping.is_none() => stopping = Some(stop(&handle)),
+            _ = terminate.recv(), if stopping.is_none() => stopping = Some(stop(&handle, &ending)),
+            _ = interrupt.recv(), if stopping.is_none() => stopping = Some(stop(&handle, &ending)),
             ended = &mut runner => {
                 finish(ended, stopping.is_some())?;
                 break;
@@ -153,9 +157,10 @@ async fn serve(
 }
 
 /// Begins to stop: every disk is drained and closed, for the next daemon to take over.
-fn stop(handle: &Handle) -> tokio::task::JoinHandle<()> {
+fn stop(handle: &Handle, ending: &AtomicBool) -> tokio::task::JoinHandle<()> {
     tracing::info!("stopping: answering what was taken, and closing the images");
     notify(NotifyState::Stopping);
+    ending.store(true, Ordering::Release);
     let handle = handle.clone();
     tokio::spawn(async move {
         // An error means that the runner has ended, which is what is waited for.

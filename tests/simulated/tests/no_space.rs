@@ -3,10 +3,10 @@
 //! The image is on a small file system of its own, which only root can mount.
 
 use std::path::PathBuf;
-use std::process::Command;
+use std::process::{Command, Stdio};
 use std::time::Instant;
 
-use simulated::{PATIENCE, Rig};
+use simulated::{PATIENCE, Rig, options};
 use simxen::{Frontend, Request, RequestId};
 
 /// A file system in memory, unmounted at the end.
@@ -142,6 +142,44 @@ fn what_waits_for_space_is_left_to_the_next_daemon() {
     frontend.write(8, &[8; 4096]).unwrap();
     rig.detach(&disk, frontend);
     rig.assert_clean("other.cow");
+}
+
+#[test]
+fn a_disk_is_attached_while_one_daemon_ends_and_the_next_one_comes() {
+    let mut rig = Rig::start();
+    let _small = SmallFileSystem::mount(rig.path("small"), "size=512k");
+    let (full, other) = (rig.guest(1), rig.guest(2));
+    let (_stuck_disk, mut stuck) = rig.connect(&full, "xvda", "small/vm.cow");
+    fill(&mut stuck);
+    wait_until("some write waits for space", || waiting(&rig) > 0);
+    let spec = rig.spec("xvda", &rig.overlay_target("other.cow"));
+    // It ends only some seconds after this, since a disk waits for space.
+    run(Command::new("kill").arg(rig.daemon.pid().to_string()));
+    wait_until("the daemon is ending", || {
+        rig.daemon.log().contains("stopping")
+    });
+    let disk = rig.host.toolstack().create_nodes(&other, &spec).unwrap();
+    let mut add = Command::new(rig.commands().join("cowback"));
+    add.args(["hotplug", "add", disk.xenbus_path(), "--socket"]);
+    add.arg(rig.path("run/control.sock")).stderr(Stdio::piped());
+    let at_once = Command::new(add.get_program())
+        .args(add.get_args())
+        .args(["--wait", "0"])
+        .output();
+    let sentence = String::from_utf8(at_once.unwrap().stderr).unwrap();
+    assert!(
+        sentence.contains("the daemon is shutting down"),
+        "{sentence}"
+    );
+    let waiting_add = add.spawn().unwrap();
+    assert!(rig.daemon.terminate(PATIENCE).unwrap().success());
+    rig.restart_until_it_answers();
+    let added = waiting_add.wait_with_output().unwrap();
+    assert!(added.status.success(), "{added:?}");
+    rig.host.toolstack().hotplug_add(&disk).unwrap();
+    let mut frontend = Frontend::connect(&disk, options()).unwrap();
+    frontend.write(8, &[8; 4096]).unwrap();
+    rig.detach(&disk, frontend);
 }
 
 #[test]

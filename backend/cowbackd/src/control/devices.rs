@@ -196,7 +196,7 @@ pub(super) async fn hotplug_add(
         .handle
         .hotplug_add(device)
         .await
-        .map_err(|reason| Refusal::new(StatusCode::CONFLICT, &reason))?;
+        .map_err(|reason| context.refuse_to_script(&reason))?;
     let path = context.devices.path_for_toolstack(device);
     let path = path.unwrap_or_default();
     Ok(Json(Added { path }))
@@ -217,6 +217,6 @@ pub(super) async fn hotplug_remove(
         .handle
         .hotplug_remove(parse(&named.device)?)
         .await
-        .map_err(|reason| Refusal::new(StatusCode::CONFLICT, &reason))?;
+        .map_err(|reason| context.refuse_to_script(&reason))?;
     Ok(Json(Removed {}))
 }

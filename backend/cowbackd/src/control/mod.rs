@@ -12,6 +12,7 @@ mod refusal;
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
 use axum::Json;
@@ -67,9 +68,21 @@ pub(crate) struct Context {
     pub(crate) devices: Devices,
     pub(crate) log: Log,
     pub(crate) started: Instant,
+    /// The daemon is stopping: the next one will do better.
+    pub(crate) ending: Arc<AtomicBool>,
 }
 
 impl Context {
+    /// What the hotplug script is told: this, or that the daemon is ending.
+    fn refuse_to_script(&self, reason: &str) -> Refusal {
+        let status = if self.ending.load(Ordering::Acquire) {
+            StatusCode::SERVICE_UNAVAILABLE
+        } else {
+            StatusCode::CONFLICT
+        };
+        Refusal::new(status, &reason)
+    }
+
     /// How every device is doing that the daemon knows.
     async fn statuses(&self) -> Result<Vec<DeviceStatus>, Refusal> {
         let snapshot = self.handle.snapshot().await;
