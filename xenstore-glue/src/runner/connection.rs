@@ -9,20 +9,25 @@
 //! Source: `drivers/xen/xenbus/xenbus_dev_frontend.c` and `xenbus_xs.c` of Linux 6.12.
 
 use std::io;
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
-use futures::Stream;
+use futures::{Stream, StreamExt};
 use tokio::net::UnixStream;
 use tokio::runtime::Handle;
 use tokio::sync::{Mutex, OwnedMutexGuard};
+use tokio::time::timeout;
 use xenstore_rs::tokio::XsTokio;
 use xenstore_rs::{AsyncWatch, AsyncXs};
 
 /// Where the client looks for the socket, and what names another place.
 const SOCKET: &str = "/run/xenstored/socket";
 const SOCKET_VARIABLE: &str = "XENSTORED_PATH";
+
+/// By the device, a watch that is not there by then was refused: the kernel answers when xenstored has.
+const WATCHED_AFTER: Duration = Duration::from_secs(5);
 
 /// A connection to xenstore, to be cloned at will.
 #[derive(Clone)]
@@ -38,10 +43,10 @@ impl Connection {
     /// # Errors
     /// If there is neither.
     pub async fn open() -> io::Result<Self> {
-        let socket = std::env::var_os(SOCKET_VARIABLE).unwrap_or_else(|| SOCKET.into());
-        let has_socket = UnixStream::connect(socket).await.is_ok();
+        let before = has_socket().await;
         let xs = XsTokio::new().await?;
-        Ok(if has_socket {
+        // The client does not tell which it found. Where that is not sure, what the device needs is right for both.
+        Ok(if before && has_socket().await {
             Self::by_socket(xs)
         } else {
             Self::by_device(xs)
@@ -81,7 +86,13 @@ impl Connection {
 
     pub(super) async fn watch(&self, path: &str) -> io::Result<Events> {
         let _turn = self.turn().await;
-        let stream = self.xs.watch(path).await?;
+        let watching = self.xs.watch(path);
+        let stream = if self.turn.is_some() {
+            let watched = timeout(WATCHED_AFTER, watching).await;
+            watched.map_err(|_| refused_by_the_kernel())??
+        } else {
+            watching.await?
+        };
         Ok(Events {
             first: self.turn.as_ref().map(|_| path.into()),
             stream: Some(Box::pin(stream)),
@@ -93,6 +104,20 @@ impl Connection {
         let turn = self.turn.as_ref()?;
         Some(Arc::clone(turn).lock_owned().await)
     }
+}
+
+/// Whether xenstored's socket is there.
+async fn has_socket() -> bool {
+    let socket = std::env::var_os(SOCKET_VARIABLE).unwrap_or_else(|| SOCKET.into());
+    UnixStream::connect(socket).await.is_ok()
+}
+
+/// The kernel refuses a watch by failing the client's write, which ends the client without a word to whoever waits.
+fn refused_by_the_kernel() -> io::Error {
+    io::Error::new(
+        io::ErrorKind::BrokenPipe,
+        "the kernel did not take the watch; perhaps this domain has as many as xenstored allows it",
+    )
 }
 
 type Paths = Pin<Box<dyn Stream<Item = Box<str>> + Send>>;
@@ -123,11 +148,18 @@ impl Stream for Events {
 impl Drop for Events {
     /// The client sends a request of its own when the stream goes.
     fn drop(&mut self) {
-        if let (Some(stream), Some(turn)) = (self.stream.take(), self.turn.take())
+        if let (Some(mut stream), Some(turn)) = (self.stream.take(), self.turn.take())
             && let Ok(runtime) = Handle::try_current()
         {
             runtime.spawn(async move {
-                let _turn = turn.lock().await;
+                let mut waiting = pin!(turn.lock());
+                // Its events must not fill up meanwhile: the client would stop, and with it whoever has the turn.
+                let _turn = loop {
+                    tokio::select! {
+                        turn = &mut waiting => break turn,
+                        event = stream.next() => if event.is_none() { return },
+                    }
+                };
                 drop(stream);
             });
         }

@@ -68,6 +68,8 @@ struct State {
     is_slow: bool,
     /// A watch's first event comes before its answer.
     events_first: bool,
+    /// Watches get no answer.
+    refuses_watches: bool,
     /// Requests without an answer; not those to end a watch, which the kernel answers by itself.
     unanswered: usize,
     /// A request came while another had no answer.
@@ -199,6 +201,11 @@ impl Fake {
         self.state().events_first = true;
     }
 
+    /// Gives watches no answer from now on, which is all that the client sees when the kernel refuses one.
+    pub(crate) fn refuse_watches(&self) {
+        self.state().refuses_watches = true;
+    }
+
     pub(crate) fn overlapped(&self) -> bool {
         self.state().overlapped
     }
@@ -283,6 +290,9 @@ impl Fake {
         let mut parts = text.split('\0');
         let first = parts.next().unwrap_or_default().to_owned();
         let second = parts.next().unwrap_or_default().to_owned();
+        if kind == WATCH && self.state().refuses_watches {
+            return;
+        }
         let answer = match kind {
             DIRECTORY => self.directory(&absolute(&first)),
             READ => self.answer_read(&absolute(&first)),

@@ -74,6 +74,28 @@ fn by_the_kernels_device_there_is_one_request_at_a_time() {
 }
 
 #[test]
+fn a_watch_that_the_kernel_refuses_ends_the_runner_with_a_reason() {
+    in_own_process(
+        "traps::a_watch_that_the_kernel_refuses_ends_the_runner_with_a_reason",
+        || async {
+            let (store, xs) = Fake::start().await;
+            store.be_behind_the_kernel();
+            let mut host = Host::run_over(store, Connection::by_device(xs));
+            let xvda = device("backend/vbd3/1/51712");
+            host.connect(xvda).await;
+            host.store.refuse_watches();
+            create(&host.store, device("backend/vbd3/2/51712"));
+            let error = host.runner.await.unwrap().unwrap_err().to_string();
+            assert!(
+                error.contains("/local/domain/2/device/vbd/51712/state"),
+                "{error}"
+            );
+            assert!(error.contains("did not take the watch"), "{error}");
+        },
+    );
+}
+
+#[test]
 fn by_the_socket_requests_do_not_wait_for_each_other() {
     in_own_process(
         "traps::by_the_socket_requests_do_not_wait_for_each_other",
