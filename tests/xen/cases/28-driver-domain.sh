@@ -77,18 +77,27 @@ fi
 wait_multiuser vm
 guest_run vm 'fio --name=v --filename=/srv/v --size=4M --rw=randwrite --bs=4k --iodepth=8 --ioengine=libaio --direct=1 --verify=crc32c --fsync=16 --minimal > /dev/null && echo verified'
 guest_run storage 'cowback list'
-assert_eq "[]" "$(cowback list --json | jq -c '[.[] | select(.frontend // "" | contains("/'"$(domid vm)"'/"))]')" "disks of the guest that dom0 serves"
+assert_eq "[]" "$(cowback list --json | jq -c "[.[] | select(.domid == $(domid vm))]")" "disks of the guest that dom0 serves"
+[ "$(cowback list --json | jq length)" = 2 ] || fail "dom0 serves other disks than the driver domain's two"
 
 step "the daemon of the driver domain is killed under load"
-guest_start vm 'fio --name=load --filename=/srv/load --size=4M --rw=randwrite --bs=4k --iodepth=8 --ioengine=libaio --direct=1 --verify=crc32c --fsync=16 --loops=3 --minimal > /dev/null'
+guest_start vm 'until [ -e /run/enough ]; do fio --name=load --filename=/srv/load --size=4M --rw=randwrite --bs=4k --iodepth=8 --ioengine=libaio --direct=1 --verify=crc32c --fsync=16 --minimal > /dev/null || exit; done'
+eventually 60 "load in the guest" guest_run vm 'test -s /srv/load'
+# shellcheck disable=SC2016 # for the driver domain's shell
 for round in 1 2 3; do
-    guest_run storage 'systemctl kill -s KILL cowbackd'
+    guest_run storage 'systemctl show -p MainPID --value cowbackd > /run/killed; kill -9 $(cat /run/killed)'
     guest_run vm "echo $round >> /srv/rounds && sync"
+    guest_run storage '[ "$(systemctl show -p MainPID --value cowbackd)" != "$(cat /run/killed)" ] && echo another daemon'
 done
+assert_eq 3 "$(guest_run storage 'journalctl --no-pager -b -u cowbackd | grep -c "adopting the frontend"')" "daemons that took the guest over"
+guest_run vm 'touch /run/enough'
 load_ended() { guest_run vm 'grep ended /run/background.log'; }
 eventually 300 "end of the guest's load" load_ended
 guest_run vm 'grep -q "ended with 0" /run/background.log'
 assert_eq "" "$(guest_run vm 'dmesg | grep -iE "I/O error|EXT4-fs error" || true')" "errors in the guest's kernel log"
+
+complaints=$(guest_run storage "dmesg | grep -E '$complaint_pattern' || true")
+assert_eq "" "$complaints" "warnings of the driver domain's kernel"
 
 step "detach and destroy reach the driver domain"
 guest_run storage 'cowback create /srv/more.cow --size 16M'

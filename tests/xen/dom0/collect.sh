@@ -1,9 +1,11 @@
 # shellcheck shell=bash
 # Evidence, and the way back to a clean dom0. Sourced by the runners.
 
+. "$(dirname "${BASH_SOURCE[0]}")/complaints.sh"
+
 # kernel_complaints: the first warnings and errors of its own that dom0's kernel has logged since the last `collect`; fails if
 # there is none.
-kernel_complaints() { dmesg | grep -m 5 -E 'WARNING: |BUG: |kernel BUG|Bad page|Oops'; }
+kernel_complaints() { dmesg | grep -m 5 -E "$complaint_pattern"; }
 
 # collect DIR: copies the logs of what has happened since the previous call into DIR.
 collect() {

@@ -47,6 +47,7 @@ eventually() {
     done
 }
 
+. "$(dirname "${BASH_SOURCE[0]}")/complaints.sh"
 . "$(dirname "${BASH_SOURCE[0]}")/guests.sh"
 . "$(dirname "${BASH_SOURCE[0]}")/backend.sh"
 ! control || . "$(dirname "${BASH_SOURCE[0]}")/control.sh"
