@@ -14,7 +14,9 @@ use tempfile::TempDir;
 
 use super::*;
 use crate::executor::{Event, PoolExecutor, UringExecutor};
+use crate::file::Caching;
 use crate::image::{CreateOptions, Image, ImageAccess, check, create};
+use crate::testing::not_tested;
 
 const OPEN: Token = Token(1000);
 const CLOSE: Token = Token(1001);
@@ -25,8 +27,12 @@ struct Bench {
 }
 
 impl Bench {
-    fn open(path: &Path, mut executor: Box<dyn Executor>) -> Self {
-        let image = Image::open(path, ImageAccess::Writable).unwrap();
+    fn open(path: &Path, executor: Box<dyn Executor>) -> Self {
+        Self::open_with(path, Caching::DIRECT, executor)
+    }
+
+    fn open_with(path: &Path, caching: Caching, mut executor: Box<dyn Executor>) -> Self {
+        let image = Image::open_with(path, ImageAccess::Writable, caching).unwrap();
         let (engine, files) = image.into_engine(OnNoSpace::Report);
         let mut disk = Disk::new(
             DiskNumber(7),
@@ -134,6 +140,22 @@ fn what_is_written_is_there_after_reopening_with_io_uring() {
 #[test]
 fn what_is_written_is_there_after_reopening_with_threads() {
     what_is_written_is_there_after_reopening(|| Box::new(PoolExecutor::new(2).unwrap()));
+}
+
+#[test]
+fn io_outlives_the_process_where_it_bypasses_the_page_cache() {
+    let (folder, path) = fixture();
+    for caching in [Caching::DIRECT, Caching::Buffered] {
+        let bench = Bench::open_with(&path, caching, Box::new(PoolExecutor::new(2).unwrap()));
+        let bypasses = bench.disk.files[0].direct();
+        assert_eq!(bench.disk.io_outlives_process(), bypasses);
+        if caching == Caching::Buffered {
+            assert!(!bypasses);
+        } else if !bypasses {
+            not_tested("direct I/O", &format!("{}: no", folder.path().display()));
+        }
+        bench.close();
+    }
 }
 
 #[test]
