@@ -101,7 +101,7 @@ assert_eq "" "$complaints" "warnings of the driver domain's kernel"
 
 step "detach and destroy reach the driver domain"
 guest_run storage 'cowback create /srv/more.cow --size 16M'
-xl block-attach vm "vdev=xvdc,backend=storage,script=block-cow,format=raw,target=/srv/more.cow"
+xl block-attach vm "vdev=xvdc,backend=storage,${backend_type}script=block-cow,format=raw,target=/srv/more.cow"
 eventually 60 "xvdc in the guest" guest_run vm 'test -b /dev/xvdc'
 guest_run vm 'dd if=/dev/urandom of=/dev/xvdc bs=64k count=16 oflag=direct 2> /dev/null'
 xl block-detach vm xvdc
