@@ -1,7 +1,7 @@
 //! Breadth-first through all worlds, remembering how each was reached.
 
-use std::collections::{HashMap, VecDeque};
-
+use indexmap::IndexSet;
+use rustc_hash::FxBuildHasher;
 use xenstore_glue::XenbusState as State;
 use xenstore_glue::machine::{BackendSeen, DetachPolicy, FrontendSeen, HotplugStatus};
 
@@ -64,33 +64,33 @@ fn sizes_told(state: State) -> &'static [Option<u64>] {
 type Origin = Option<(usize, Step, Writes)>;
 
 struct Explorer<S> {
-    numbers: HashMap<World<S>, usize>,
+    /// In the order in which they were reached, which is that in which they are gone on from.
+    worlds: IndexSet<World<S>, FxBuildHasher>,
+    /// Of each world.
     origins: Vec<Origin>,
-    queue: VecDeque<World<S>>,
     steps: usize,
 }
 
 impl<S: Subject> Explorer<S> {
     fn new() -> Self {
         Self {
-            numbers: HashMap::new(),
+            worlds: IndexSet::default(),
             origins: Vec::new(),
-            queue: VecDeque::new(),
             steps: 0,
         }
     }
 
     fn add(&mut self, world: World<S>, origin: Origin) {
-        if !self.numbers.contains_key(&world) {
-            self.numbers.insert(world.clone(), self.origins.len());
+        if self.worlds.insert(world) {
             self.origins.push(origin);
-            self.queue.push_back(world);
         }
     }
 
     fn run(mut self) -> Result<Found, String> {
-        while let Some(world) = self.queue.pop_front() {
-            let number = self.numbers[&world];
+        for number in 0.. {
+            let Some(world) = self.worlds.get_index(number).cloned() else {
+                break;
+            };
             if world.forgotten || world.finished {
                 continue;
             }
@@ -104,7 +104,7 @@ impl<S: Subject> Explorer<S> {
                 .map_err(|broken| format!("{broken}\n{}", self.history(self.origins[number])))?;
         }
         Ok(Found {
-            states: self.origins.len(),
+            states: self.worlds.len(),
             steps: self.steps,
         })
     }
@@ -132,8 +132,7 @@ impl<S: Subject> Explorer<S> {
             steps.push(format!("  {step:?}, writes: {writes:?}"));
             origin = self.origins[from];
             if origin.is_none() {
-                let first = self.numbers.iter().find(|(_, number)| **number == from);
-                steps.push(format!("  {:?}", first.map(|(world, _)| world)));
+                steps.push(format!("  {:?}", self.worlds.get_index(from)));
             }
         }
         steps.reverse();
