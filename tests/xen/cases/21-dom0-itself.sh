@@ -1,16 +1,12 @@
 # dom0 attaches a disk to itself, mounts it, changes it, and gives it back
 # shellcheck shell=bash
 
-modprobe xen-blkfront
 cowback create "$work/dom0.cow" --size 64M
 mount_point=$state_dir/mounted
 mkdir "$mount_point"
-has_disk() { [ -b /dev/xvdf ]; }
-has_none() { [ ! -e /dev/xvdf ]; }
 
 step "attach, make a file system, write"
-xl block-attach 0 "$(overlay xvdf "$work/dom0.cow")"
-eventually 60 "xvdf in dom0" has_disk
+attach_to_dom0 xvdf "$work/dom0.cow"
 xl block-list 0
 mkfs.ext4 -q /dev/xvdf
 mount /dev/xvdf "$mount_point"
@@ -21,16 +17,13 @@ step "the daemon is killed while the file system is mounted"
 kill -9 "$(cowbackd_pid)"
 dd if=/dev/urandom of="$mount_point/more" bs=64k count=16 conv=fsync status=none
 umount "$mount_point"
-xl block-detach 0 xvdf
-eventually 60 "xvdf gone from dom0" has_none
+detach_from_dom0 xvdf
 assert_image_clean "$work/dom0.cow"
 
 step "attach it again, read-only"
-xl block-attach 0 "access=ro,$(overlay xvdf "$work/dom0.cow")"
-eventually 60 "xvdf in dom0" has_disk
+attach_to_dom0 xvdf "$work/dom0.cow" ro
 mount -o ro,noload /dev/xvdf "$mount_point"
 sha256sum < "$mount_point/data" | cmp - "$state_dir/sum"
 umount "$mount_point"
-xl block-detach 0 xvdf
-eventually 60 "xvdf gone from dom0" has_none
+detach_from_dom0 xvdf
 assert_eq "" "$(dmesg | grep -E 'xvdf.*(I/O|EXT4-fs) error' || true)" "errors in dom0's kernel log"

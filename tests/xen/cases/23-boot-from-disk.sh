@@ -1,15 +1,11 @@
 # PV guests boot the kernel that is on their disk: by pygrub, which dom0 runs, and by PV-GRUB, a guest of its own kind
 # shellcheck shell=bash
 
-modprobe xen-blkfront
 mount_point=$state_dir/mounted
 mkdir "$mount_point"
-has_disk() { [ -b /dev/xvdf ]; }
-has_none() { [ ! -e /dev/xvdf ]; }
 
 step "put a kernel on the disk, from dom0"
-xl block-attach 0 "$(overlay xvdf "$work/vm.cow" "$base")"
-eventually 60 "xvdf in dom0" has_disk
+attach_to_dom0 xvdf "dscow:$work/vm.cow:$base"
 mount /dev/xvdf "$mount_point"
 mkdir -p "$mount_point/boot/grub"
 cp /opt/guest/vmlinux /opt/guest/initrd "$mount_point/boot/"
@@ -22,8 +18,7 @@ menuentry 'guest' {
 }
 CONFIG
 umount "$mount_point"
-xl block-detach 0 xvdf
-eventually 60 "xvdf gone from dom0" has_none
+detach_from_dom0 xvdf
 
 # boot_from_disk SETTING: the guest's configuration says this instead of naming a kernel.
 boot_from_disk() {

@@ -1,19 +1,15 @@
 # Another domain than dom0 serves a guest's disk: cowbackd and `xl devd` in a driver domain
 # shellcheck shell=bash
 
-modprobe xen-blkfront
 root=$state_dir/root
 mkdir "$root"
-has_disk() { [ -b /dev/xvdf ]; }
-has_none() { [ ! -e /dev/xvdf ]; }
 
 step "put Xen's tools and the product on the driver domain's disk, from dom0"
-xl block-attach 0 "$(overlay xvdf "$work/storage.cow" "$base")"
-eventually 60 "xvdf in dom0" has_disk
+attach_to_dom0 xvdf "dscow:$work/storage.cow:$base"
 mount /dev/xvdf "$root"
 give_back() {
     umount "$root"
-    xl block-detach 0 xvdf
+    detach_from_dom0 xvdf
 }
 trap give_back EXIT
 # copy_to_root: takes along the paths that it reads, as far as they exist here and are no folders.
@@ -58,7 +54,6 @@ for unit in modules devd cowbackd; do
 done
 trap - EXIT
 give_back
-eventually 60 "xvdf gone from dom0" has_none
 
 step "start the driver domain; the base is a disk of its own"
 cowback create "$work/base.cow" --base "$base"

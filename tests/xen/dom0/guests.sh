@@ -15,8 +15,8 @@ overlay() {
     disk "$1" "$target"
 }
 
-# create_guest NAME DISK...: starts a PV guest that boots from its xvda, with agent. `xl`'s output goes to $state_dir/NAME.xl.
-# $guest_vcpus and $guest_memory_mib say how large it is.
+# create_guest NAME DISK...: starts a guest whose system is on its xvda, with agent. `xl`'s output goes to $state_dir/NAME.xl.
+# $guest_type says what it is (pv, the default, pvh or hvm), $guest_vcpus and $guest_memory_mib how large.
 create_guest() {
     create_guest_config "$@"
     start_guest "$1"
@@ -29,15 +29,23 @@ create_guest_config() {
     for disk in "$@"; do disks+="'$disk', "; done
     cat > "$state_dir/$name.cfg" <<CONFIG
 name = '$name'
-kernel = '/opt/guest/vmlinux'
-ramdisk = '/opt/guest/initrd'
-extra = '$guest_args'
+type = '${guest_type:-pv}'
+$(guest_boot "$name")
 memory = ${guest_memory_mib:-256}
 vcpus = ${guest_vcpus:-1}
 on_reboot = 'restart'
 on_crash = 'destroy'
 disk = [ ${disks%, } ]
 CONFIG
+}
+
+# guest_boot NAME: prints the lines of a configuration that say how the guest boots. The kernels of PV and PVH guests are in dom0;
+# what an HVM guest boots is on its disk, and its firmware and boot loader write to a serial port.
+guest_boot() {
+    case ${guest_type:-pv} in
+        hvm) printf '%s\n' "boot = 'c'" "vga = 'none'" 'vnc = 0' 'usb = 0' "serial = 'file:/var/log/xen/console/serial-$1.log'" ;;
+        *) printf '%s\n' "kernel = '/opt/guest/vmlinux'" "ramdisk = '/opt/guest/initrd'" "extra = '$guest_args'" ;;
+    esac
 }
 
 # start_guest NAME: starts a guest whose configuration is there.
@@ -106,4 +114,17 @@ xl_fails() {
         fail "$what: '$*' succeeded, but must not"
     fi
     printf '%s\n' "$xl_output"
+}
+
+# attach_to_dom0 VDEV TARGET [ACCESS]: dom0 attaches a disk to itself, as /dev/VDEV.
+attach_to_dom0() {
+    modprobe xen-blkfront
+    xl block-attach 0 "access=${3:-rw},$(disk "$1" "$2")"
+    eventually 60 "$1 in dom0" test -b "/dev/$1"
+}
+
+# detach_from_dom0 VDEV
+detach_from_dom0() {
+    xl block-detach 0 "$1"
+    eventually 60 "$1 gone from dom0" test ! -e "/dev/$1"
 }
