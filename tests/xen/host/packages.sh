@@ -1,13 +1,16 @@
 # shellcheck shell=bash
 # Installs the host packages that are missing. Sourced after common.sh.
 
-xen_packages=(qemu-system-x86 qemu-utils mmdebstrap debian-archive-keyring cpio kmod e2fsprogs xz-utils zstd)
+# dosfstools, fdisk, mtools, syslinux: a disk that HVM guests boot from.
+xen_packages=(qemu-system-x86 qemu-utils mmdebstrap debian-archive-keyring cpio kmod e2fsprogs xz-utils zstd
+    dosfstools fdisk mtools syslinux syslinux-common)
 build_packages=(build-essential pkg-config libxen-dev libclang-dev)
 # qemu-utils, libnbd-bin, fio: tests show that qemu-img refuses a base in use, and that these NBD clients are served.
 # strace: kills commands at each of their writes.
 # e2fsprogs, xfsprogs, mount: images on file systems with and without large files, and on devices that are mounted.
+# tmux: the terminal of `cowback top`.
 # python3: another reader of images, and the environment of schemathesis. curl: the control API as a person asks it.
-check_packages=(shellcheck qemu-utils libnbd-bin fio strace e2fsprogs xfsprogs mount python3 python3-venv curl)
+check_packages=(shellcheck tmux qemu-utils libnbd-bin fio strace e2fsprogs xfsprogs mount python3 python3-venv curl)
 # The package of the product, and its check.
 deb_packages=(debhelper dpkg-dev lintian)
 # linux-perf: where the time of the daemon's worker goes.

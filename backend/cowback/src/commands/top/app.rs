@@ -109,10 +109,11 @@ impl App {
         let order = self.order.to_possible_value();
         let order = order.map_or_else(String::new, |order| order.get_name().to_owned());
         let reversed = if self.reversed { ", least first" } else { "" };
-        format!(
-            "cowback top: {} disks by {order}{reversed}",
-            self.disks.len()
-        )
+        let disks = match self.disks.len() {
+            1 => "1 disk".to_owned(),
+            many => format!("{many} disks"),
+        };
+        format!("cowback top: {disks} by {order}{reversed}")
     }
 
     pub(super) fn help(&self) -> &'static str {
