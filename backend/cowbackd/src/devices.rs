@@ -2,6 +2,7 @@
 
 mod moving;
 mod resize;
+mod users;
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -264,7 +265,7 @@ impl Devices {
             frontend,
             &self.inner.inheritance,
         )
-        .map_err(|error| error.to_string())
+        .map_err(|error| self.with_user(&error, device))
         .and_then(|opened| {
             let socket = self.socket_for_qemu(device, opened.can_be_adopted)?;
             Ok((opened, socket))

@@ -72,6 +72,8 @@ fn an_overlay_is_open_for_one_guest_at_a_time() {
         sentence.contains("vm.cow: cannot be locked for writing: it is in use"),
         "{sentence}"
     );
+    let user = format!(", as xvda of domain 1 ({})", disk.xenbus_path());
+    assert!(sentence.contains(&user), "{sentence}");
     assert_eq!(frontend.read(0, 512).unwrap(), base_sector(0));
     rig.detach(&disk, frontend);
 }

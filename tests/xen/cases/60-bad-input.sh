@@ -1,13 +1,21 @@
 # What cannot be opened ends in a sentence at xl, and leaves nothing behind
 # shellcheck shell=bash
 
-# A disk that is refused, on a guest that need not boot. refused WHAT FILE CAUSE DISK: xl has to name FILE and CAUSE (a pattern).
+# journal_since CURSOR: what the daemon has logged since.
+journal_since() { journalctl --no-pager -o cat -u cowbackd.service --after-cursor "$1"; }
+journal_cursor() { journalctl -n 1 -o json -u cowbackd.service | jq -r .__CURSOR; }
+
+# A disk that is refused, on a guest that need not boot. refused WHAT FILE CAUSE DISK: xl has to name FILE and CAUSE (a pattern),
+# and the daemon's journal these and the device.
 refused() {
-    local what=$1 file=$2 cause=$3 disk=$4
+    local what=$1 file=$2 cause=$3 disk=$4 cursor
     step "$what"
+    cursor=$(journal_cursor)
     find "$work" | sort > "$state_dir/files.before"
     xl_fails "$what" create_guest bad "$disk"
     grep -F -- "$file" <<< "$xl_output" | grep -qiE -- "$cause" || fail "$what: no line of xl's names '$file' and '$cause'"
+    journal_since "$cursor" | grep -E "backend/$device_class/[0-9]+/51712" | grep -F -- "$file" | grep -qiE -- "$cause" ||
+        fail "$what: no line of the journal names the device, '$file' and '$cause'"
     guest_is_gone bad || fail "$what: there is a guest"
     find "$work" | sort > "$state_dir/files.after"
     diff "$state_dir/files.before" "$state_dir/files.after" || fail "$what: files have come or gone"
@@ -42,7 +50,8 @@ touch -d '+1 hour' "$work/changing.img"
 refused "a base that has changed since" "$work/changing.img" 'changed|modified|fingerprint' \
     "$(overlay xvda "$work/changed.cow" "$work/changing.img")"
 
-refused "an overlay that another guest has open" "$work/good.cow" 'in use|already|locked|open' \
+refused "an overlay that another guest has open" "$work/good.cow" \
+    "in use by process $daemon \(cowbackd\), as xvda of domain $(domid good) " \
     "$(overlay xvda "$work/good.cow" "$base")"
 
 mkdir "$work/directory"
@@ -64,9 +73,30 @@ umount "$work/mount"
 step "the same by hot plug: the running guest does not notice"
 xl_fails "block-attach of noise" xl block-attach good "$(overlay xvdb "$work/noise.cow" "$base")"
 assert_contains "$xl_output" "$work/noise.cow" "output of xl block-attach"
+assert_contains "$(node "$(backend_path good 51728)/hotplug-error")" "$work/noise.cow: is not a dscow image" "the node hotplug-error"
 # xl leaves what it failed to attach half-made, whatever the backend; detaching takes it away, and then it can be tried again.
 xl block-detach good xvdb
 assert_resources "$state_dir/idle" live
 guest_run good 'echo alive > /srv/alive && sync && ! test -e /dev/xvdb'
+
+step "another program has the image"
+cowback create "$work/exported.cow" --base "$base"
+cowback export --socket "$state_dir/nbd.sock" "$work/exported.cow" > "$state_dir/export" 2>&1 &
+exporter=$!
+exported() { [ -S "$state_dir/nbd.sock" ]; }
+eventually 30 "an export" exported
+xl_fails "block-attach of an exported image" xl block-attach good "$(overlay xvdb "$work/exported.cow")"
+echo "$xl_output"
+assert_contains "$xl_output" "$work/exported.cow: cannot be locked for writing: it is in use by" "output of xl block-attach"
+kill "$exporter"
+xl block-detach good xvdb
+
+step "no daemon: xl says so, and what to do"
+systemctl stop cowbackd.service
+xl_fails "block-attach without a daemon" xl block-attach good "$(overlay xvdb "$work/exported.cow")"
+assert_contains "$xl_output" "is cowbackd running" "output of xl block-attach"
+systemctl start cowbackd.service
+xl block-detach good xvdb
+eventually 60 "the guest's disk is served again" guest_run good 'dd if=/dev/urandom of=/srv/alive bs=4k count=4 conv=fsync status=none'
 shutdown_guest good
 assert_image_clean "$work/good.cow"

@@ -52,6 +52,24 @@ fn options_are_understood() {
     assert_eq!(with_base, Ok(target("/a.cow", Some("/b.img"))));
 }
 
+/// What the manual page and the guide for operators give as examples.
+#[test]
+fn documented_targets_are_understood() {
+    let page = include_str!("../../../../packaging/man/cowback-disk.5");
+    let guide = include_str!("../../../../docs/operations.md");
+    let of_page = page
+        .lines()
+        .filter_map(|line| line.strip_prefix(".Dl target="));
+    let (_, table) = guide.split_once("| target | disk |\n|---|---|\n").unwrap();
+    let rows = table.lines().map_while(|line| line.strip_prefix("| `"));
+    let of_guide = rows.map(|row| row.split_once('`').unwrap().0);
+    let targets: Vec<_> = of_page.chain(of_guide).collect();
+    for target in &targets {
+        Target::parse(target).unwrap();
+    }
+    assert_eq!(targets.len(), 8, "{targets:?}");
+}
+
 /// Whatever a path holds, it can be written.
 #[test]
 fn odd_paths_survive() {
