@@ -7,7 +7,7 @@ SHELL := /bin/bash
 nextest := $(shell command -v cargo-nextest 2> /dev/null)
 scripts := $(shell git ls-files --cached --others --exclude-standard | xargs -r grep -lE '^\#!.*\b(ba)?sh$$|^\# shellcheck shell=' -- 2> /dev/null)
 
-.PHONY: build demo check test api-test monitoring-test xen-test xen-test-programs xen-shell crash fuzz fuzz-keep hotplug-test bench bench-report xen-bench xen-bench-report deb deps deps-build deps-check deps-xen deps-bench deps-deb fmt clippy unit-test shellcheck
+.PHONY: build demo check test api-test monitoring-test xen-test xen-test-programs xen-shell crash fuzz fuzz-keep hotplug-test bench bench-report xen-bench xen-bench-report deb deps deps-build deps-check deps-xen deps-bench deps-deb fmt clippy unit-test package-test shellcheck
 
 build: deps-build
 	cargo build --release --locked -p cowback -p cowbackd
@@ -16,7 +16,7 @@ build: deps-build
 demo: build deps-xen
 	tests/xen/demo
 
-check: deps-build deps-check fmt clippy unit-test shellcheck
+check: deps-build deps-check fmt clippy unit-test package-test shellcheck
 
 test: check api-test monitoring-test crash fuzz hotplug-test xen-test
 
@@ -75,6 +75,11 @@ deb: build deps-deb
 	cargo build --release --locked -p manuals
 	packaging/debian/build target/deb
 	lintian --fail-on error,warning target/deb/cowback_*.deb
+
+# What dpkg runs as the package comes and goes: an upgrade or a removal must not strand guests.
+package-test: deps-build deps-check
+	cargo build --locked -p cowbackd
+	packaging/debian/test $(or $(CARGO_TARGET_DIR),target)/debug/cowbackd
 
 hotplug-test:
 	tests/hotplug/run
