@@ -15,6 +15,7 @@ use dscow::layout::Layout;
 use dscow::parents::LayerIndex;
 use dscow::units::{BlockIndex, DiskRange, FileOffset};
 use rustc_hash::{FxHashMap, FxHashSet};
+use tracing::Span;
 
 use self::changes::{Change, Changes};
 use crate::buffer::{AlignedBuf, Buffer};
@@ -71,6 +72,8 @@ pub struct Disk {
     /// Reads into memory that the file cannot be read into directly: where the bytes go in the end, and from where.
     unaligned_reads: FxHashMap<OpId, (Buffer, Buffer)>,
     changes: Changes,
+    /// What its log lines are about, in the words of who made it.
+    span: Span,
 }
 
 /// Keeps what was allocated, beyond the life of the process. Called with a first block, and the one after the last.
@@ -86,7 +89,8 @@ pub struct DiskOptions {
 }
 
 impl Disk {
-    /// The disk of an engine whose layers are in `files`, the image's own first.
+    /// The disk of an engine whose layers are in `files`, the image's own first. What it logs is logged within the span that is
+    /// current now.
     ///
     /// # Panics
     /// If there is no file.
@@ -114,6 +118,7 @@ impl Disk {
             finished: Vec::new(),
             keeper: None,
             logged_errnos: FxHashSet::default(),
+            span: Span::current(),
         }
     }
 
@@ -253,7 +258,10 @@ impl Disk {
             if let Err(error) = &result
                 && self.logged_errnos.insert(error.errno())
             {
-                tracing::error!("{error} (more errors of this kind on this disk are only counted)");
+                tracing::error!(
+                    parent: &self.span,
+                    "{error} (more errors of this kind on this disk are only counted)"
+                );
             }
             self.engine
                 .complete(op, result.map_err(|error| Errno(error.errno())));
@@ -365,6 +373,7 @@ impl Disk {
             Action::SetLen { op, len } => {
                 let result = self.files[0].ensure_len(len).map_err(|cause| {
                     tracing::error!(
+                        parent: &self.span,
                         "{}: cannot be made {len} bytes long: {cause}",
                         self.files[0].path().display()
                     );

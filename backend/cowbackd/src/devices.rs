@@ -21,6 +21,7 @@ use crate::disk_target::Target;
 use crate::emulated::Sockets;
 use crate::images::{self, ForFrontend};
 use crate::inheritance::Inheritance;
+use crate::logging;
 use crate::worker::{Belongings, FailedConnects, Opening, Survey, ToWorker, WorkerHandle};
 use crate::xentop::{self, StatisticsFile};
 
@@ -258,18 +259,21 @@ impl Devices {
             cdrom: config.device_type == "cdrom",
             discard: config.discard_enable,
         };
-        let opened = images::open(
-            device,
-            &config.params,
-            access,
-            frontend,
-            &self.inner.inheritance,
-        )
-        .map_err(|error| self.with_user(&error, device))
-        .and_then(|opened| {
-            let socket = self.socket_for_qemu(device, opened.can_be_adopted)?;
-            Ok((opened, socket))
+        let opened = logging::span(device).in_scope(|| {
+            images::open(
+                device,
+                &config.params,
+                access,
+                frontend,
+                &self.inner.inheritance,
+            )
         });
+        let opened = opened
+            .map_err(|error| self.with_user(&error, device))
+            .and_then(|opened| {
+                let socket = self.socket_for_qemu(device, opened.can_be_adopted)?;
+                Ok((opened, socket))
+            });
         match opened {
             Ok((opened, socket)) => {
                 tracing::info!(%device, vdev = config.vdev, "opened {}", config.params);

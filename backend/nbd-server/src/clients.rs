@@ -10,6 +10,7 @@ use blockio::executor::{Event, Executor};
 use dscow::engine::Engine;
 use rustc_hash::FxHashSet;
 use slab::Slab;
+use tracing::Span;
 
 use crate::connection::{Connection, ConnectionError, Interests};
 use crate::listen::Socket;
@@ -73,11 +74,13 @@ pub struct Clients {
     next_tick: Instant,
     statistics: Statistics,
     logged: FxHashSet<&'static str>,
+    /// What their log lines are about.
+    span: Span,
 }
 
 impl Clients {
     /// The clients that come to `socket`, for the disk with this engine and number. They wait until [`Clients::let_in`].
-    /// Memory for data is taken from `pool`.
+    /// Memory for data is taken from `pool`. What is logged of them is logged within the span that is current now.
     ///
     /// # Errors
     ///
@@ -103,6 +106,7 @@ impl Clients {
             next_tick: Instant::now() + TICK,
             statistics: Statistics::default(),
             logged: FxHashSet::default(),
+            span: Span::current(),
         })
     }
 
@@ -252,7 +256,7 @@ impl Clients {
         if !wanted {
             executor.unwatch(key);
         } else if let Err(cause) = executor.watch(key, self.socket.listener().as_fd()) {
-            tracing::error!("cannot watch for clients: {cause}");
+            tracing::error!(parent: &self.span, "cannot watch for clients: {cause}");
             return;
         }
         self.listening = wanted;
@@ -276,7 +280,7 @@ impl Clients {
                 Err(cause) => {
                     // Out of descriptors, most likely; tried again with the next tick.
                     if self.logged.insert("accept") {
-                        tracing::error!("cannot accept a client: {cause}");
+                        tracing::error!(parent: &self.span, "cannot accept a client: {cause}");
                     }
                     self.listen(false, executor);
                     return;
@@ -335,6 +339,7 @@ impl Clients {
         self.statistics.broken_off += 1;
         if self.logged.insert(error.kind()) {
             tracing::warn!(
+                parent: &self.span,
                 "a client's connection is broken off: {error} (others like it are only counted)"
             );
         }

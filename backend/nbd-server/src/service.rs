@@ -10,6 +10,7 @@ use nbd::{BlockSizes, ByteRange, Command, Cookie, ErrorCode, Features, Request, 
 use rustc_hash::FxHashSet;
 use slab::Slab;
 use smallvec::SmallVec;
+use tracing::Span;
 
 use crate::clients::{Offer, Statistics};
 use crate::connection::{Connection, ConnectionError, Next, charge_of};
@@ -55,6 +56,8 @@ pub(crate) struct Service {
     in_flight: Slab<InFlight>,
     zeros: Option<Buffer>,
     logged: FxHashSet<nbd::Reason>,
+    /// What log lines are about.
+    span: Span,
 }
 
 /// A request on the disk.
@@ -108,6 +111,7 @@ impl Service {
             in_flight: Slab::new(),
             zeros: None,
             logged: FxHashSet::default(),
+            span: Span::current(),
         })
     }
 
@@ -115,7 +119,9 @@ impl Service {
     pub(crate) fn resized(&mut self, engine: &Engine) {
         match describe(engine, &self.offer) {
             Ok(export) => self.export = export,
-            Err(error) => tracing::error!("clients see the disk with its old size: {error}"),
+            Err(error) => {
+                tracing::error!(parent: &self.span, "clients see the disk with its old size: {error}");
+            }
         }
     }
 
@@ -144,6 +150,7 @@ impl Service {
                     statistics.refused += 1;
                     if self.logged.insert(refusal.reason) {
                         tracing::warn!(
+                            parent: &self.span,
                             "a client's request is refused: {} (others like it are only counted)",
                             refusal.reason
                         );

@@ -95,6 +95,25 @@ fn a_base_that_changed_is_refused() {
 }
 
 #[test]
+fn an_error_of_the_storage_is_logged_with_its_device_file_and_cause() {
+    let rig = Rig::start();
+    let guest = rig.guest(1);
+    let (disk, mut frontend) = rig.connect(&guest, "xvda", "vm.cow");
+    // The base has lost its end, which is not there to be read any more.
+    let base = fs::File::options().write(true).open(rig.path("base.img"));
+    base.unwrap().set_len(4096).unwrap();
+    frontend.read(4096, 4096).unwrap_err();
+    let log = rig.daemon.log();
+    let mut lines = log.lines().filter(|line| line.contains("ERROR"));
+    let line = lines.next().expect("an error is logged");
+    for part in [disk.xenbus_path(), "base.img", "cannot read 4096 bytes"] {
+        assert!(line.contains(part), "{line}");
+    }
+    assert_eq!(lines.next(), None);
+    rig.detach(&disk, frontend);
+}
+
+#[test]
 fn a_corrupt_header_is_refused() {
     let rig = Rig::start();
     let guest = rig.guest(1);

@@ -207,6 +207,7 @@ impl Disk {
     fn own_done(&mut self, executor: &mut dyn Executor, own: Own, result: &Result<(), IoError>) {
         if let Err(error) = result {
             tracing::info!(
+                parent: &self.span,
                 "{error}; no harm is done, but from now on no more storage is taken than is needed"
             );
         }

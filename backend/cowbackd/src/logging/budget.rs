@@ -6,8 +6,10 @@ use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use tracing::field::{Field, Visit};
+use tracing::span::{Attributes, Id};
 use tracing::{Event, Level, Subscriber};
 use tracing_subscriber::layer::{Context, Layer};
+use tracing_subscriber::registry::LookupSpan;
 
 /// Lines of a level about a device that may come at once. A disk's whole life, with a few reboots, takes less.
 const LINES_MAX: u32 = 100;
@@ -94,15 +96,25 @@ impl Budgets {
     }
 }
 
-impl<S: Subscriber> Layer<S> for Budgets {
-    fn event_enabled(&self, event: &Event<'_>, _context: Context<'_, S>) -> bool {
+impl<S: Subscriber + for<'s> LookupSpan<'s>> Layer<S> for Budgets {
+    fn on_new_span(&self, attributes: &Attributes<'_>, id: &Id, context: Context<'_, S>) {
+        let mut device = DeviceField::default();
+        attributes.record(&mut device);
+        if let (Some(_), Some(span)) = (&device.0, context.span(id)) {
+            span.extensions_mut().insert(device);
+        }
+    }
+
+    fn event_enabled(&self, event: &Event<'_>, context: Context<'_, S>) -> bool {
         let level = *event.metadata().level();
         if level > Level::INFO {
             return true;
         }
         let mut device = DeviceField::default();
         event.record(&mut device);
-        let Some(device) = device.0 else { return true };
+        let Some(device) = device.0.or_else(|| device_around(event, &context)) else {
+            return true;
+        };
         match self.take(&device, level, Instant::now()) {
             Verdict::Logged => true,
             Verdict::LeftOut => false,
@@ -117,7 +129,16 @@ impl<S: Subscriber> Layer<S> for Budgets {
     }
 }
 
-/// The field `device` of an event.
+/// The device of the span that an event is in.
+fn device_around<S>(event: &Event<'_>, context: &Context<'_, S>) -> Option<String>
+where
+    S: Subscriber + for<'s> LookupSpan<'s>,
+{
+    let mut around = context.event_scope(event)?;
+    around.find_map(|span| span.extensions().get::<DeviceField>()?.0.clone())
+}
+
+/// The field `device` of an event or a span.
 #[derive(Default)]
 struct DeviceField(Option<String>);
 
@@ -133,6 +154,11 @@ impl Visit for DeviceField {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use tracing_subscriber::layer::SubscriberExt;
+
     use super::*;
 
     #[test]
@@ -157,6 +183,36 @@ mod tests {
         // The half that is left counts.
         now += LINE_INTERVAL / 2;
         assert_eq!(budgets.take("one", Level::INFO, now), Verdict::Last);
+    }
+
+    /// Counts what is let through.
+    #[derive(Clone, Default)]
+    struct Counter(Arc<AtomicUsize>);
+
+    impl<S: Subscriber> Layer<S> for Counter {
+        fn on_event(&self, _event: &Event<'_>, _context: Context<'_, S>) {
+            self.0.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    #[test]
+    fn lines_within_the_span_of_a_device_count_as_its_own() {
+        let counter = Counter::default();
+        let registry = tracing_subscriber::registry().with(counter.clone());
+        tracing::subscriber::with_default(registry.with(Budgets::default()), || {
+            let span = crate::logging::span("backend/vbd3/1/51712".parse().unwrap());
+            for _ in 0..1000 {
+                tracing::error!(parent: &span, "a line");
+                tracing::info!(device = "backend/vbd3/1/51712", "a line of another level");
+            }
+        });
+        // And one each that says so.
+        let let_through = counter.0.load(Ordering::Relaxed);
+        let expected = usize::try_from(2 * LINES_MAX).unwrap();
+        assert!(
+            (expected..expected + 5).contains(&let_through),
+            "{let_through}"
+        );
     }
 
     #[test]

@@ -9,6 +9,8 @@ use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{EnvFilter, Layer, Registry, fmt as format, reload};
 
 use thiserror::Error;
+use tracing::Span;
+use xenstore_glue::DeviceId;
 
 use budget::Budgets;
 
@@ -57,6 +59,11 @@ impl Log {
         filter.clone_into(&mut known);
         Ok(())
     }
+}
+
+/// What is logged within it is about a device, and says so.
+pub(crate) fn span(device: DeviceId) -> Span {
+    tracing::error_span!("disk", %device)
 }
 
 /// Whether a filter is understood: levels, one for everything and others for parts, with commas between them.

@@ -24,6 +24,7 @@ use super::link::Link;
 use super::message::{Opening, Survey, ToWorker};
 use super::patience::Patience;
 use super::vbd::{self, Served, Vbd};
+use crate::logging;
 
 /// How often bits that nobody flushed are committed, and writes tried again that wait for space.
 const UPKEEP_INTERVAL: Duration = Duration::from_secs(1);
@@ -286,6 +287,8 @@ impl Worker {
         } = opening;
         let disk_number = self.new_number();
         let number = disk_number.0 as usize;
+        // What the disk and its clients log, now and later, names the device.
+        let _device = logging::span(device).entered();
         let disk = Disk::new(disk_number, engine, files, options, self.executor.as_mut());
         let clients =
             socket.and_then(|socket| self.clients(&disk, disk_number, socket, &properties));

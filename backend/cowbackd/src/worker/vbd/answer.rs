@@ -59,7 +59,8 @@ impl Vbd {
 
     fn image_closed(&mut self, result: Result<(), Errno>, reports: &mut Vec<Report>) {
         if let Err(errno) = result {
-            tracing::error!(device = %self.device, "the image was not closed cleanly: {}", describe(errno));
+            let image = self.disk.path().display();
+            tracing::error!(device = %self.device, "{image}: was not closed cleanly: {}", describe(errno));
         }
         let engine = self.disk.engine();
         if !self.handover && !engine.has_changed() {
@@ -92,7 +93,8 @@ impl Vbd {
             }
             Err(errno) => {
                 self.closed = true;
-                let reason = format!("its header cannot be written: {}", describe(errno));
+                let image = self.disk.path().display();
+                let reason = format!("{image}: its header cannot be written: {}", describe(errno));
                 Report::OpenFailed { device, reason }
             }
         }
