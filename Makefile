@@ -70,11 +70,11 @@ xen-bench-report:
 	target/release/bench xen-report target/bench/xen-bench.json > target/bench/performance-xen.md
 	mv target/bench/performance-xen.md docs/performance-xen.md
 
-# The Debian package, in target/deb, and what lintian says of it.
+# The Debian package, in target/deb, and what lintian, shells and links say of it.
 deb: build deps-deb
 	cargo build --release --locked -p manuals
 	packaging/debian/build target/deb
-	lintian --fail-on error,warning target/deb/cowback_*.deb
+	packaging/debian/check target/deb/cowback_*.deb
 
 # What dpkg runs as the package comes and goes: an upgrade or a removal must not strand guests.
 package-test: deps-build deps-check
@@ -93,6 +93,7 @@ xen-test-programs: deps-build deps-deb build
 	cargo build --release --locked -p xengnttab --example map_or_copy
 	cargo build --release --locked -p manuals
 	for version in 1 2; do COWBACK_DEB_VERSION=$$version packaging/debian/build target/deb/$$version; done
+	packaging/debian/check target/deb/2/cowback_*.deb
 
 # dom0's console with the product installed, to look around.
 xen-shell: build deps-xen
