@@ -195,7 +195,7 @@ impl Host {
             None => Finding::bad(
                 "libxenevtchn",
                 "libxenevtchn.so is not found",
-                "install Xen's run-time libraries (on Debian: apt install libxenmisc4.20), and the cowback package, \
+                "install Xen's run-time libraries (on Debian: apt install libxenevtchn1), and the cowback package, \
                  which puts a link to it into /usr/lib/cowback",
             ),
         }
@@ -248,17 +248,38 @@ impl Host {
         }
     }
 
+    /// Whether the daemon may use io_uring. Its unit leaves it no CAP_SYS_ADMIN, so to the kernel it is one of many; but
+    /// its group is root's.
     fn io_uring(&self) -> Finding {
-        let setting = "/proc/sys/kernel/io_uring_disabled";
-        match self.read(setting).as_deref() {
-            None | Some("0") => Finding::good("io_uring", "the kernel allows it"),
-            Some("1") => Finding::good("io_uring", "the kernel allows it to root"),
-            Some(value) => Finding::doubtful(
-                "io_uring",
+        let subject = "io_uring";
+        let disabled = self.read("/proc/sys/kernel/io_uring_disabled");
+        let group = self.read("/proc/sys/kernel/io_uring_group");
+        let group = group.and_then(|gid| gid.parse::<u32>().ok());
+        match (disabled.as_deref(), group) {
+            (None | Some("0"), _) => Finding::good(subject, "the kernel allows it"),
+            (Some("1"), Some(0)) => Finding::good(
+                subject,
+                "the kernel allows it to the group 0, in which the daemon is",
+            ),
+            (Some("1"), Some(gid)) => Finding::doubtful(
+                subject,
                 format!(
-                    "kernel.io_uring_disabled is {value}; disks are served by threads, more slowly"
+                    "the kernel allows it to the group {gid}; if the daemon is not in that, disks are served by threads, \
+                     more slowly"
                 ),
-                "sysctl kernel.io_uring_disabled=1, and the same in /etc/sysctl.d",
+                format!(
+                    "put SupplementaryGroups={gid} below [Service] with: systemctl edit cowbackd.service; then: \
+                     systemctl restart cowbackd.service"
+                ),
+            ),
+            (Some(value), _) => Finding::doubtful(
+                subject,
+                format!(
+                    "kernel.io_uring_disabled is {value}, which keeps the daemon from it; disks are served by threads, \
+                     more slowly"
+                ),
+                "allow it to root's group: sysctl kernel.io_uring_group=0 kernel.io_uring_disabled=1, and the same in \
+                 /etc/sysctl.d; then: systemctl restart cowbackd.service",
             ),
         }
     }
@@ -323,6 +344,37 @@ mod tests {
         assert_eq!(found(&host, "io_uring").health, Health::Doubtful);
         assert_eq!(found(&host, "grants").health, Health::Bad);
         assert_eq!(found(&host, "start with the host").health, Health::Doubtful);
+    }
+
+    #[test]
+    fn io_uring_is_good_only_if_the_daemon_may_use_it() {
+        let io_uring = |disabled, group| {
+            let (_folder, host) = host(&[
+                ("/proc/sys/kernel/io_uring_disabled", disabled),
+                ("/proc/sys/kernel/io_uring_group", group),
+            ]);
+            let Finding { health, advice, .. } = found(&host, "io_uring");
+            (health, advice.unwrap_or_default())
+        };
+        assert_eq!(io_uring("0\n", "-1\n").0, Health::Good);
+        // The daemon is no more than the members of its group: it has no CAP_SYS_ADMIN.
+        assert_eq!(io_uring("1\n", "0\n").0, Health::Good);
+        for disabled in ["1\n", "2\n"] {
+            let (health, advice) = io_uring(disabled, "-1\n");
+            assert_eq!(health, Health::Doubtful, "{disabled}");
+            assert!(advice.contains("io_uring_group=0"), "{advice}");
+        }
+        assert_eq!(io_uring("2\n", "0\n").0, Health::Doubtful);
+        let (health, advice) = io_uring("1\n", "988\n");
+        assert_eq!(health, Health::Doubtful);
+        assert!(advice.contains("SupplementaryGroups=988"), "{advice}");
+    }
+
+    #[test]
+    fn the_library_is_looked_for_in_the_package_that_has_it() {
+        let (_folder, host) = host(&[]);
+        let advice = found(&host, "libxenevtchn").advice.unwrap();
+        assert!(advice.contains("apt install libxenevtchn1"), "{advice}");
     }
 
     #[test]
