@@ -70,7 +70,7 @@ pub(crate) enum CommandError {
 pub(crate) enum Outcome {
     /// All is well.
     Done,
-    /// The check found something wrong.
+    /// Something is wrong with what was looked at.
     ProblemsFound,
     /// The disks differ, and the caller wants to know by the exit code.
     Different,

@@ -36,8 +36,30 @@ impl Forest {
         self.disks.contains_key(path)
     }
 
-    pub(crate) fn put_over(&mut self, base: PathBuf, image: PathBuf) {
-        self.over.entry(base).or_default().insert(image);
+    /// Says why a disk that is there cannot be used. What was said first, stands.
+    pub(crate) fn note_problem(&mut self, path: &Path, problem: String) {
+        if let Some(node) = self.disks.get_mut(path) {
+            node.problem.get_or_insert(problem);
+        }
+    }
+
+    pub(crate) fn has_problems(&self) -> bool {
+        self.disks.values().any(|node| node.problem.is_some())
+    }
+
+    /// Puts an image over its base; not if the base lies over the image, in a circle that nobody could draw. Says whether
+    /// it did.
+    pub(crate) fn put_over(&mut self, base: PathBuf, image: PathBuf) -> bool {
+        let is_circle = self.reaches(&image, &base);
+        if !is_circle {
+            self.over.entry(base).or_default().insert(image);
+        }
+        !is_circle
+    }
+
+    /// Whether one is the other, or lies below it.
+    fn reaches(&self, below: &Path, path: &Path) -> bool {
+        below == path || self.above(below).any(|above| self.reaches(above, path))
     }
 
     /// Those that lie over nothing.
@@ -129,6 +151,21 @@ mod tests {
             }
         }
         forest
+    }
+
+    #[test]
+    fn no_disk_is_put_over_itself() {
+        let mut forest = forest(&[("a", "b"), ("b", "c")]);
+        for (base, image) in [("a", "a"), ("b", "a"), ("c", "a")] {
+            assert!(!forest.put_over(base.into(), image.into()), "{base}");
+        }
+        assert!(forest.put_over("a".into(), "b".into()));
+        assert_eq!(forest.lines().len(), 3);
+        assert!(!forest.has_problems());
+        forest.note_problem(Path::new("a"), "first".to_owned());
+        forest.note_problem(Path::new("a"), "second".to_owned());
+        assert!(forest.has_problems());
+        assert_eq!(forest.as_json()[0]["problem"], "first");
     }
 
     #[test]

@@ -28,7 +28,8 @@ use crate::waiting_guest::RuntimeDirArg;
 /// Copy-on-write disk images for Xen guests.
 ///
 /// Exit codes: 0 done; 1 failed, with the reason on standard error; 2 wrong usage; 3 `check` found something
-/// wrong with the image, or could not repair all of it, or `doctor` found something wrong with the host; 4 `diff --exit-code` found a difference.
+/// wrong with the image, or could not repair all of it, `doctor` found something wrong with the host, or `tree` an image that
+/// it cannot look at; 4 `diff --exit-code` found a difference.
 #[derive(Parser)]
 #[command(name = "cowback", version, max_term_width = 100)]
 struct Cli {

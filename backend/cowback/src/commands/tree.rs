@@ -16,7 +16,8 @@ use dscow::size;
 
 /// Show bases and the images over them as trees
 ///
-/// Of each disk: how large it is for a guest, and what its own file takes on the host's disk.
+/// Of each disk: how large it is for a guest, and what its own file takes on the host's disk; or why it cannot be looked at,
+/// and the exit code is 3 then. Of a directory, files that are no images are left out.
 ///
 /// Example: cowback tree /images
 #[derive(clap::Args)]
@@ -31,11 +32,20 @@ pub(crate) struct Args {
 }
 
 pub(crate) fn run(args: &Args) -> CommandResult {
-    let forest = grow(&images(args)?)?;
+    let forest = grow(&images(args)?);
     if args.json {
         print_json(&forest.as_json())?;
-        return Ok(Outcome::Done);
+    } else {
+        print_text(&forest)?;
     }
+    Ok(if forest.has_problems() {
+        Outcome::ProblemsFound
+    } else {
+        Outcome::Done
+    })
+}
+
+fn print_text(forest: &Forest) -> Result<(), CommandError> {
     let mut output = Output::stdout();
     let size = |bytes: Option<u64>| bytes.map_or_else(|| "-".to_owned(), size::display);
     output.line(&format!("{:>10}  {:>10}  DISK", "SIZE", "TAKES"))?;
@@ -49,8 +59,7 @@ pub(crate) fn run(args: &Args) -> CommandResult {
             "{virtual_size:>10}  {storage:>10}  {before}{path}{format}{problem}"
         ))?;
     }
-    output.finish()?;
-    Ok(Outcome::Done)
+    output.finish()
 }
 
 /// The images that are asked for.
@@ -76,25 +85,32 @@ fn images(args: &Args) -> Result<Vec<PathBuf>, CommandError> {
     Ok(images)
 }
 
-/// The images of a directory. What else is there is nobody's business.
+/// The images of a directory, and what cannot be told from one. What else is there is nobody's business.
 fn images_in(folder: &Path) -> io::Result<Vec<PathBuf>> {
     let mut images = Vec::new();
     for entry in fs::read_dir(folder)? {
         let path = entry?.path();
-        if path.is_file() && image::header(&path).is_ok() {
+        if path.is_file() && !matches!(image::header(&path), Err(ImageError::NotAnImage(_))) {
             images.push(path);
         }
     }
     Ok(images)
 }
 
-/// The trees that images are in, with all that lies below them.
-fn grow(images: &[PathBuf]) -> Result<Forest, CommandError> {
+/// The trees that images are in, with all that lies below them. One that cannot be looked at stands alone, and keeps no
+/// other from being shown.
+fn grow(images: &[PathBuf]) -> Forest {
     let mut forest = Forest::default();
     for named in images {
-        let found = image::inspect(named)?;
         // One disk has one name here, by which path it was ever reached.
         let mut above = one_name(named);
+        let found = match image::inspect(named) {
+            Ok(found) => found,
+            Err(cause) => {
+                forest.add(above, unusable(named, &cause));
+                continue;
+            }
+        };
         forest.add(
             above.clone(),
             Node {
@@ -109,11 +125,25 @@ fn grow(images: &[PathBuf]) -> Result<Forest, CommandError> {
             if !forest.has(&path) {
                 forest.add(path.clone(), describe(&below.path, &below.content));
             }
-            forest.put_over(path.clone(), above);
+            if !forest.put_over(path.clone(), above.clone()) {
+                forest.note_problem(&above, ImageError::Cycle(path).to_string());
+                break;
+            }
             above = path;
         }
     }
-    Ok(forest)
+    forest
+}
+
+fn unusable(path: &Path, cause: &ImageError) -> Node {
+    // What is wrong may be in what comes after the header.
+    let header = image::header(path).ok();
+    Node {
+        format: "dscow",
+        virtual_size: header.map(|header| header.layout.virtual_size()),
+        storage: None,
+        problem: Some(cause.to_string()),
+    }
 }
 
 fn one_name(path: &Path) -> PathBuf {

@@ -4,3 +4,4 @@ mod errors;
 mod failures;
 mod folder;
 mod names;
+mod tree;
