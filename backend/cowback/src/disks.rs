@@ -53,6 +53,12 @@ pub(crate) fn api_path(client: &Client<'_>, name: &str) -> Result<String, Client
     Ok(format!("/v1/devices/{device}"))
 }
 
+/// How many of a disk's writes wait for space on the host, if any do.
+pub(crate) fn no_space(disk: &Disk) -> Option<String> {
+    let waiting = disk.statistics.as_ref()?.waiting_for_space;
+    (waiting > 0).then(|| format!("NO SPACE ({waiting} wait)"))
+}
+
 /// A disk as the daemon describes it, for programs, and for us.
 pub(crate) fn read(value: Value) -> Result<Disk, ClientError> {
     serde_json::from_value(value).map_err(ClientError::Answer)

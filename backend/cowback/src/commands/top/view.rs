@@ -9,7 +9,7 @@ use ratatui::widgets::{Paragraph, Row, Table, TableState};
 
 use super::app::App;
 use super::rates::Rates;
-use crate::disks::display;
+use crate::disks::{self, display};
 use dscow::size;
 
 /// The columns of the list, each with how wide it is; what is 0 wide has the rest.
@@ -34,9 +34,8 @@ pub(super) fn cells(rates: &Rates) -> [String; 12] {
     let statistic = |of: fn(&Statistics) -> u64| disk.statistics.as_ref().map(of);
     let mib = |bytes: f64| format!("{:.1}", bytes / f64::from(1 << 20));
     let mut image = disk.image.clone().unwrap_or_else(|| "-".to_owned());
-    let waiting = statistic(|disk| disk.waiting_for_space).unwrap_or(0);
-    if waiting > 0 {
-        image = format!("NO SPACE ({waiting} wait): {image}");
+    if let Some(no_space) = disks::no_space(disk) {
+        image = format!("{no_space}: {image}");
     } else if !disk.connected {
         image = format!("{}: {image}", disk.state);
     }
