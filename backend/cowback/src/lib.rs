@@ -14,6 +14,7 @@ mod host;
 mod output;
 mod picture;
 mod progress;
+mod replace;
 mod waiting_guest;
 
 use std::io::ErrorKind;

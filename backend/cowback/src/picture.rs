@@ -218,7 +218,9 @@ fn escaped(text: &str) -> String {
         '<' => "&lt;".to_owned(),
         '>' => "&gt;".to_owned(),
         // Not allowed in XML at all.
-        letter if letter.is_control() => "\u{fffd}".to_owned(),
+        letter if letter.is_control() || matches!(letter, '\u{fffe}' | '\u{ffff}') => {
+            "\u{fffd}".to_owned()
+        }
         letter => letter.to_string(),
     };
     text.chars().map(letter).collect()
@@ -276,12 +278,15 @@ mod tests {
         let mut picture = Picture::new(4 * 4096, 80);
         picture.add(0, 4096, Holder::Top);
         picture.add(8192, 512, Holder::Below);
-        let svg = picture.svg("a<b&c\n", &[(Cell::Zero, "<zeros>".to_owned())]);
+        let svg = picture.svg("a<b&c\n\u{ffff}", &[(Cell::Zero, "<zeros>".to_owned())]);
         assert_eq!(svg.matches("<rect ").count(), 5);
         for (cell, count) in [(Cell::Top, 1), (Cell::SomeBelow, 1), (Cell::Zero, 3)] {
             assert_eq!(svg.matches(cell.fill()).count(), count, "{svg}");
         }
-        assert!(svg.contains("<title>a&lt;b&amp;c\u{fffd}</title>"), "{svg}");
+        assert!(
+            svg.contains("<title>a&lt;b&amp;c\u{fffd}\u{fffd}</title>"),
+            "{svg}"
+        );
         assert!(svg.contains(">&lt;zeros&gt;</text>") && svg.ends_with("</svg>\n"));
     }
 

@@ -1,6 +1,5 @@
 //! `cowback map`
 
-use std::fs;
 use std::path::{Path, PathBuf};
 
 use blockio::extents::{DiskExtent, DiskExtents};
@@ -13,6 +12,7 @@ use super::BaseFormat;
 use crate::error::{CommandError, CommandResult, Outcome};
 use crate::output::{self, JsonList, Output};
 use crate::picture::{COLUMNS_MAX, Cell, Holder, Picture, Style, columns_of_stdout};
+use crate::replace;
 use dscow::size;
 
 /// Show which image of a chain holds what of the disk
@@ -239,7 +239,7 @@ fn write_picture(
             format!("zeros: {}", size::display(volume.size() - top - below)),
         ),
     ];
-    fs::write(to, picture.svg(&image, &legend)).map_err(|cause| {
+    replace::with(to, picture.svg(&image, &legend).as_bytes()).map_err(|cause| {
         CommandError::Image(ImageError::Io {
             path: to.to_owned(),
             action: "write",

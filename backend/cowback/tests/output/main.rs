@@ -4,4 +4,6 @@ mod errors;
 mod failures;
 mod folder;
 mod names;
+mod picture;
 mod tree;
+mod xml;
