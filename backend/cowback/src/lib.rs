@@ -15,6 +15,7 @@ mod output;
 mod picture;
 mod progress;
 mod replace;
+mod sandbox;
 mod waiting_guest;
 
 use std::io::ErrorKind;

@@ -10,15 +10,16 @@ use crate::client::{Client, ClientError, SocketArg};
 use crate::error::{CommandError, CommandResult, Outcome};
 use crate::host::{Finding, Health, Host};
 use crate::output::{Output, print_json};
+use crate::sandbox;
 use dscow::size;
 
 /// Check whether this host can serve disks, and say what to do if not
 ///
-/// Looks at Xen, its devices, xenstore, the hotplug script, the unit, the daemon, and the file systems of the directories that
-/// are named. Changes nothing.
+/// Looks at Xen, its devices, xenstore, the hotplug script, the unit, the daemon, and the directories that are named: their
+/// file systems, and whether the daemon sees them and can write there. Changes nothing.
 #[derive(clap::Args)]
 pub(crate) struct Args {
-    /// Directories of images, to look at their file systems
+    /// Directories of images
     directories: Vec<PathBuf>,
     #[command(flatten)]
     socket: SocketArg,
@@ -29,8 +30,12 @@ pub(crate) struct Args {
 
 pub(crate) fn run(args: &Args) -> CommandResult {
     let mut findings = Host::at("/").examine();
-    findings.push(daemon(&args.socket));
-    findings.extend(args.directories.iter().map(directory));
+    let (daemon, pid) = daemon(&args.socket);
+    findings.push(daemon);
+    for path in &args.directories {
+        findings.push(directory(path));
+        findings.extend(sandbox::examine(path, pid));
+    }
     if args.json {
         print_json(&json!({ "findings": findings }))?;
     } else {
@@ -66,9 +71,12 @@ struct Daemon {
     pid: u32,
 }
 
-fn daemon(socket: &SocketArg) -> Finding {
+/// How the daemon is, and which process it is if it answers.
+fn daemon(socket: &SocketArg) -> (Finding, Option<u32>) {
     let subject = "daemon";
-    match Client::new(socket).get::<Daemon>("/v1/daemon") {
+    let answer = Client::new(socket).get::<Daemon>("/v1/daemon");
+    let pid = answer.as_ref().ok().map(|daemon| daemon.pid);
+    let finding = match answer {
         Ok(Daemon { version, pid }) if version == env!("CARGO_PKG_VERSION") => Finding::good(
             subject,
             format!("cowbackd {version} answers, process {pid}"),
@@ -91,7 +99,8 @@ fn daemon(socket: &SocketArg) -> Finding {
             error.to_string(),
             "see journalctl -u cowbackd, and restart it; guests do not notice",
         ),
-    }
+    };
+    (finding, pid)
 }
 
 /// File systems on which images are slow or unsafe, by what `statfs` calls them.
