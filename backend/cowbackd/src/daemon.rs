@@ -22,12 +22,6 @@ use crate::sole::{Sole, SoleError};
 use crate::worker::{WorkerHandle, accepted, advertised};
 use crate::xentop;
 
-/// Most worker threads by default: one can serve many disks, and dom0 has other work.
-const WORKERS_DEFAULT_MAX: usize = 4;
-
-/// Most queues of a disk by default.
-const QUEUES_DEFAULT_MAX: usize = 4;
-
 /// Why the daemon ended.
 #[derive(Debug, Error)]
 pub(crate) enum DaemonError {
@@ -90,7 +84,7 @@ async fn serve(
     let inheritance = Inheritance::find(&settings.runtime_dir)?;
     let sockets = Sockets::make(&settings.runtime_dir)
         .map_err(failed("make the folder of the sockets for QEMU"))?;
-    let queues_max = queues_max(settings);
+    let queues_max = u32::from(settings.queues());
     let Channels {
         runner,
         handle,
@@ -100,7 +94,7 @@ async fn serve(
         Connection::open().await.map_err(failed("reach xenstore"))?,
         RunnerConfig::new(advertised(queues_max), accepted(queues_max)),
     );
-    let workers = (0..worker_count(settings))
+    let workers = (0..settings.workers())
         .map(|index| WorkerHandle::start(index, reports.clone(), open_executor))
         .collect::<io::Result<Vec<_>>>()
         .map_err(failed("start a worker"))?;
@@ -192,21 +186,6 @@ fn xentop_folder(settings: &Settings) -> Option<xentop::Folder> {
         );
     })
     .ok()
-}
-
-fn worker_count(settings: &Settings) -> usize {
-    settings
-        .workers
-        .map_or_else(|| cores().min(WORKERS_DEFAULT_MAX), usize::from)
-}
-
-fn queues_max(settings: &Settings) -> u32 {
-    let default = || u32::try_from(cores().min(QUEUES_DEFAULT_MAX)).expect("a small number");
-    settings.queues.map_or_else(default, u32::from)
-}
-
-fn cores() -> usize {
-    std::thread::available_parallelism().map_or(1, usize::from)
 }
 
 /// Tells the service manager, if there is one.

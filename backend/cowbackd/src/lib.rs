@@ -49,7 +49,7 @@ pub struct Options {
     /// Where the control socket is [default: /run/cowback]
     #[arg(long, value_name = "DIR")]
     runtime_dir: Option<PathBuf>,
-    /// How many worker threads serve the disks [default: the number of cores, at most 4]
+    /// How many worker threads serve the disks, 1 to 256 [default: the number of cores, at most 4]
     #[arg(long, value_name = "N")]
     workers: Option<NonZeroUsize>,
     /// How many queues a disk may have, 1 to 8 [default: the number of cores, at most 4]

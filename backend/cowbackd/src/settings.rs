@@ -4,7 +4,8 @@ use std::fmt;
 use std::fs;
 use std::io;
 use std::num::NonZeroUsize;
-use std::path::{Path, PathBuf};
+use std::path::{self, Path, PathBuf};
+use std::thread;
 
 use serde::Deserialize;
 use thiserror::Error;
@@ -24,15 +25,22 @@ const DEFAULT_RUNTIME_DIR: &str = "/run/cowback";
 /// Most queues of a disk.
 const QUEUES_MAX: u8 = 8;
 
+/// Most worker threads: more than any dom0 has cores to run them.
+const WORKERS_MAX: usize = 256;
+
+/// How many workers and queues there are by themselves, if there are as many cores: a worker can serve many disks, and dom0 has
+/// other work.
+const BY_CORES_MAX: u8 = 4;
+
 /// What the daemon is to be like.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Settings {
     /// Where the control socket is, and what the next daemon needs.
     pub(crate) runtime_dir: PathBuf,
-    /// How many worker threads there are; a default by the number of cores if not given.
-    pub(crate) workers: Option<NonZeroUsize>,
-    /// How many queues a disk may have; a default by the number of cores if not given.
-    pub(crate) queues: Option<u8>,
+    /// How many worker threads there are; by the number of cores if not given.
+    workers: Option<NonZeroUsize>,
+    /// How many queues a disk may have; by the number of cores if not given.
+    queues: Option<u8>,
     /// Who reaches the control socket.
     pub(crate) control_access: ControlAccess,
     /// A file system in memory, where xentop looks.
@@ -70,11 +78,19 @@ impl fmt::Display for Settings {
         )?;
         match workers {
             Some(workers) => writeln!(formatter, "workers = {workers}")?,
-            None => writeln!(formatter, "# workers: by the number of cores")?,
+            None => writeln!(
+                formatter,
+                "# workers = {}, by the number of cores",
+                by_cores()
+            )?,
         }
         match queues {
             Some(queues) => writeln!(formatter, "queues = {queues}")?,
-            None => writeln!(formatter, "# queues: by the number of cores")?,
+            None => writeln!(
+                formatter,
+                "# queues = {}, by the number of cores",
+                by_cores()
+            )?,
         }
         let control_access = match control_access {
             ControlAccess::Root => "root",
@@ -123,6 +139,15 @@ impl Settings {
         };
         let file = File::read(path, must_be_there)?;
         let in_file = |setting: &str| format!("{}: {setting}", path.display());
+        for (place, workers) in [
+            ("--workers".to_owned(), options.workers),
+            (in_file("workers"), file.workers),
+        ] {
+            if let Some(workers) = workers.filter(|workers| workers.get() > WORKERS_MAX) {
+                let cause = format!("{workers} is not between 1 and {WORKERS_MAX}");
+                return Err(SettingsError::Value { place, cause });
+            }
+        }
         if let Some(queues) = file.queues
             && !(1..=QUEUES_MAX).contains(&queues)
         {
@@ -140,7 +165,7 @@ impl Settings {
             });
         }
         let (log, place) = match (&options.log, file.log) {
-            (Some(log), _) => (log.clone(), format!("--log {log}")),
+            (Some(log), _) => (log.clone(), format!("--log (or COWBACKD_LOG) {log}")),
             (None, Some(log)) => (log, in_file("log")),
             (None, None) => (DEFAULT_LOG.to_owned(), String::new()),
         };
@@ -150,8 +175,14 @@ impl Settings {
         })?;
         let control_access = options.control_access.or(file.control_access);
         let runtime_dir = options.runtime_dir.clone().or(file.runtime_dir);
+        let runtime_dir = runtime_dir.unwrap_or_else(|| DEFAULT_RUNTIME_DIR.into());
+        // What is said on a command line is meant from where that was given.
+        let runtime_dir = path::absolute(runtime_dir).map_err(|cause| SettingsError::Value {
+            place: "--runtime-dir".to_owned(),
+            cause: cause.to_string(),
+        })?;
         Ok(Self {
-            runtime_dir: runtime_dir.unwrap_or_else(|| DEFAULT_RUNTIME_DIR.into()),
+            runtime_dir,
             workers: options.workers.or(file.workers),
             queues: options.queues.or(file.queues),
             control_access: control_access.unwrap_or_default(),
@@ -159,6 +190,23 @@ impl Settings {
             log,
         })
     }
+
+    /// How many worker threads there are.
+    pub(crate) fn workers(&self) -> usize {
+        self.workers
+            .map_or_else(|| by_cores().into(), NonZeroUsize::get)
+    }
+
+    /// How many queues a disk may have.
+    pub(crate) fn queues(&self) -> u8 {
+        self.queues.unwrap_or_else(by_cores)
+    }
+}
+
+/// The number of cores, but not too many.
+fn by_cores() -> u8 {
+    let cores = thread::available_parallelism().map_or(1, NonZeroUsize::get);
+    u8::try_from(cores).map_or(BY_CORES_MAX, |cores| cores.min(BY_CORES_MAX))
 }
 
 impl File {
@@ -258,7 +306,21 @@ mod tests {
                 &["runtime-dir: run is not an absolute path"],
             ),
             ("log = 'a=b=c'", &[], &["cowbackd.toml: log: "]),
-            ("", &["--log", "a=b=c"], &["--log a=b=c: "]),
+            (
+                "",
+                &["--log", "a=b=c"],
+                &["--log (or COWBACKD_LOG) a=b=c: "],
+            ),
+            (
+                "workers = 257",
+                &[],
+                &["cowbackd.toml: workers: 257 is not between 1 and 256"],
+            ),
+            (
+                "",
+                &["--workers", "1000"],
+                &["--workers: 1000 is not between 1 and 256"],
+            ),
             ("workers = 1\nworkers = 2", &[], &["line 2", "duplicate"]),
             ("[section]", &[], &["unknown field `section`"]),
         ] {
