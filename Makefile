@@ -76,10 +76,11 @@ deb: build deps-deb
 	packaging/debian/build target/deb
 	packaging/debian/check target/deb/cowback_*.deb
 
-# What dpkg runs as the package comes and goes: an upgrade or a removal must not strand guests.
+# What dpkg runs as the package comes and goes: an upgrade or a removal must not strand guests. And its units.
 package-test: deps-build deps-check
 	cargo build --locked -p cowbackd
 	packaging/debian/test $(or $(CARGO_TARGET_DIR),target)/debug/cowbackd
+	packaging/test-units
 
 hotplug-test:
 	tests/hotplug/run
