@@ -16,6 +16,9 @@ inside() { nsenter -t "$(cowbackd_pid)" -m -n -- "$@"; }
 assert_eq "lo" "$(inside tail -n +3 /proc/net/dev | cut -d : -f 1 | tr -d ' ')" "network devices"
 ! inside touch /usr/bin/new 2> /dev/null || fail "it can write to /usr"
 ! inside touch /etc/new 2> /dev/null || fail "it can write to /etc"
+! inside touch /run/systemd/new 2> /dev/null || fail "it can write to systemd's own folder"
+assert_eq "" "$(inside cat /etc/shadow 2> /dev/null || true)" "passwords that it can read"
+assert_eq 755 "$(stat -c %a /run/cowback/disks)" "mode of the folder by which commands know who waits for a daemon"
 ! inside sh -c 'echo 1 > /proc/sys/kernel/sysrq' 2> /dev/null || fail "it can change the kernel's settings"
 
 step "an image of somebody else's, on a file and on a device, beside blkback"

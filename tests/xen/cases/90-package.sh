@@ -45,6 +45,18 @@ guest_start vm 'until [ -e /run/enough ]; do fio --name=load --filename=/srv/loa
 eventually 60 "load in the guest" guest_run vm 'test -s /srv/load'
 before=$(cowbackd_pid)
 echo "# changed here" >> /etc/cowback/cowbackd.toml
+# What a daemon of another version has left.
+foreign=/run/cowback/disks/vbd3-99-51712
+{ printf 'COWRUNST\377\0\0\0'; head -c 52 /dev/zero; printf 'vbd3/99/51712'; } > "$foreign"
+! dpkg -i "${newer[@]}" 2> "$state_dir/refusal" || fail "it was upgraded although a guest could not go on"
+cat "$state_dir/refusal"
+assert_contains "$(cat "$state_dir/refusal")" "vbd3/99/51712" "what dpkg says"
+assert_contains "$(status_of)" "installed 1" "status of the package after a refused upgrade"
+assert_eq "$before" "$(cowbackd_pid)" "the daemon after a refused upgrade"
+rm "$foreign"
+! dpkg -r cowback 2> "$state_dir/refusal" || fail "it was removed although a guest has a disk"
+assert_contains "$(cat "$state_dir/refusal")" "vbd" "what dpkg says"
+assert_eq "$before" "$(cowbackd_pid)" "the daemon after a refused removal"
 dpkg -i "${newer[@]}"
 assert_contains "$(status_of)" "installed 2" "status of the package"
 after=$(cowbackd_pid)

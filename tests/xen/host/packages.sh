@@ -8,11 +8,12 @@ build_packages=(build-essential pkg-config libxen-dev libclang-dev)
 # qemu-utils, libnbd-bin, fio: tests show that qemu-img refuses a base in use, and that these NBD clients are served.
 # strace: kills commands at each of their writes.
 # e2fsprogs, xfsprogs, mount: images on file systems with and without large files, and on devices that are mounted.
+# systemd: reads the unit, and says how exposed it is.
 # tmux: the terminal of `cowback top`.
 # python3: another reader of images, and the environment of schemathesis. curl: the control API as a person asks it.
-check_packages=(shellcheck tmux qemu-utils libnbd-bin fio strace e2fsprogs xfsprogs mount python3 python3-venv curl)
-# The package of the product, and its check.
-deb_packages=(debhelper dpkg-dev lintian)
+check_packages=(shellcheck systemd tmux qemu-utils libnbd-bin fio strace e2fsprogs xfsprogs mount python3 python3-venv curl)
+# The package of the product, and its check, completions of all shells included.
+deb_packages=(debhelper dpkg-dev lintian zsh fish)
 # linux-perf: where the time of the daemon's worker goes.
 bench_packages=(fio qemu-utils libnbd-bin valgrind linux-perf e2fsprogs xfsprogs util-linux mount mmdebstrap debian-archive-keyring)
 
