@@ -19,12 +19,12 @@ run_states() {
     done
 }
 
-# The guest of a device such as vbd3/5/51712.
+# The guest of a device such as backend/vbd3/5/51712.
 user_of() {
-    domain=${1#*/}
-    domain=${domain%/*}
+    domain=${1%/*}
+    domain=${domain##*/}
     # Xen's commands need not be there, and xenstored need not answer: then it has to be taken for one that is there.
-    if in_xenstore domid > /dev/null && ! in_xenstore "backend/$1/state" > /dev/null; then
+    if in_xenstore domid > /dev/null && ! in_xenstore "$1/state" > /dev/null; then
         echo nobody
     elif name=$(in_xenstore "/local/domain/$domain/name"); then
         echo "guest $name"

@@ -47,7 +47,7 @@ before=$(cowbackd_pid)
 echo "# changed here" >> /etc/cowback/cowbackd.toml
 # What a daemon of another version has left.
 foreign=/run/cowback/disks/vbd3-99-51712
-{ printf 'COWRUNST\377\0\0\0'; head -c 52 /dev/zero; printf 'vbd3/99/51712'; } > "$foreign"
+{ printf 'COWRUNST\377\0\0\0'; head -c 52 /dev/zero; printf 'backend/vbd3/99/51712'; } > "$foreign"
 ! dpkg -i "${newer[@]}" 2> "$state_dir/refusal" || fail "it was upgraded although a guest could not go on"
 cat "$state_dir/refusal"
 assert_contains "$(cat "$state_dir/refusal")" "vbd3/99/51712" "what dpkg says"
