@@ -1,6 +1,7 @@
 #!/bin/bash
 # build-dom0.sh MIRROR DEBIAN XEN [PACKAGE...] OUTDIR: the dom0 disk (dom0.img), what boots it (xen, vmlinuz, dom0-initrd) and what
-# boots guests (guest-vmlinux, guest-initrd; also inside the disk under /opt/guest). The packages named are in it too.
+# boots guests (guest-vmlinux, guest-initrd; also inside the disk under /opt/guest, with bootdisk.img for HVM guests). The packages
+# named are in it too.
 # Needs root.
 #
 # dom0 gets Xen's runtime libraries only. libxen-dev stays out on purpose: the product must not need it there.
@@ -54,6 +55,7 @@ gzip -dc "$root/boot/xen-$xen-amd64.gz" > "$out/xen"
 "$here/vmlinux.sh" "$out/vmlinuz" "$out/guest-vmlinux"
 cp "$out/guest-vmlinux" "$root/opt/guest/vmlinux"
 cp "$out/guest-initrd" "$root/opt/guest/initrd"
+"$here/bootdisk.sh" "$out/vmlinuz" "$out/guest-initrd" "$root/opt/guest/bootdisk.img"
 trim "$root"
 # Older packages of Xen have scripts of System V instead of units.
 [ -e "$root/usr/lib/systemd/system/xen.service" ] || rm "$root/etc/systemd/system-generators/systemd-sysv-generator"

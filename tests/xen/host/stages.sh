@@ -10,7 +10,7 @@ case $xen_version in
     4.17) debian=bookworm dom0_stage=older-dom0 ;;
     *) die "XEN=$xen_version: there are 4.20 and 4.17" ;;
 esac
-dom0_key=$(cat "$xen_tests"/host/{build-dom0,trim,mkinitrd,vmlinux}.sh <(echo "$debian $xen_version ${dom0_packages[*]}") | stage_key)
+dom0_key=$(cat "$xen_tests"/host/{build-dom0,trim,mkinitrd,vmlinux,bootdisk}.sh <(echo "$debian $xen_version ${dom0_packages[*]}") | stage_key)
 guest_key=$(stage_key "$xen_tests"/host/{build-guest,trim}.sh "$xen_tests"/guest/*)
 images_key=$guest_key-$(stage_key "$xen_tests/host/build-images.sh")
 

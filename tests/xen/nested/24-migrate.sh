@@ -1,0 +1,30 @@
+# A PVH guest moves to another domain of the same host under load, and sees every bit that it wrote before
+# shellcheck shell=bash
+
+guest_type=pvh
+create_guest vm "$(overlay xvda "$work/vm.cow" "$base")"
+wait_multiuser vm
+guest_run vm 'dd if=/dev/urandom of=/srv/kept bs=64k count=16 conv=fsync status=none; sha256sum /srv/kept' > "$state_dir/sum"
+guest_start vm 'until [ -e /run/enough ]; do fio --name=load --filename=/srv/load --size=4M --rw=randwrite --bssplit=512/20:4k/50:64k/30 --blockalign=512 --fsync=16 --verify=crc32c --verify_fatal=1 --verify_state_save=0 --ioengine=libaio --direct=1 --iodepth=8 --minimal || exit; done'
+eventually 60 "load in the guest" guest_run vm 'test -s /srv/load'
+
+for round in 1 2; do
+    step "move $round"
+    id=$(domid vm)
+    # With an empty -s it is a command that is given, not a host.
+    xl migrate -s "" vm "xl migrate-receive"
+    [ "$(domid vm)" != "$id" ] || fail "the guest is in the domain where it was"
+    guest_run vm 'echo 3 > /proc/sys/vm/drop_caches; sha256sum /srv/kept' | cmp - "$state_dir/sum"
+    assert_eq 1 "$(cowback list --json | jq length)" "disks that are served"
+done
+
+step "the load ends without an error"
+guest_run vm 'touch /run/enough'
+load_ended() { guest_run vm 'grep ended /run/background.log'; }
+eventually 300 "end of the guest's load" load_ended
+guest_run vm 'cat /run/background.log; grep -q "ended with 0" /run/background.log'
+assert_eq "" "$(guest_run vm 'dmesg | grep -iE "I/O error|blk_update|EXT4-fs error|Buffer I/O" || true')" "errors in the guest's kernel log"
+shutdown_guest vm
+assert_image_clean "$work/vm.cow"
+assert_eq "" "$(ls /run/cowback/lent)" "notes that are left"
+assert_eq "" "$(ls /run/cowback/disks)" "run states that are left"

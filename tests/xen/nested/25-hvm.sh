@@ -1,0 +1,45 @@
+# An HVM guest boots from its disk by way of QEMU, and then uses it by its own driver: one disk, seen twice
+# shellcheck shell=bash
+
+guest_type=hvm
+listed() { cowback list --json | jq -r ".[0].$1"; }
+# boots: waits for the guest, which must have read kernel and initrd through QEMU, and go on by its own driver.
+boots() {
+    wait_multiuser vm 420
+    cowback list
+    [ "$(listed emulated_requests)" -gt 100 ] || fail "QEMU asked for $(listed emulated_requests) blocks only"
+    assert_eq true "$(listed connected)" "the guest's own driver is connected"
+    assert_contains "$(guest_run vm 'cat /proc/cmdline')" BOOT_IMAGE=vmlinuz "the boot loader's mark on the kernel's command line"
+    assert_eq "" "$(guest_run vm 'ls -d /sys/block/[sh]d* 2> /dev/null || true')" "disks that are still emulated"
+}
+
+step "a disk that a PC boots from"
+cp --sparse=always /opt/guest/bootdisk.img "$work/pc.img"
+dd if="$base" of="$work/pc.img" bs=1M seek="$(($(stat -c %s "$work/pc.img") >> 20))" conv=notrunc,sparse status=none
+truncate -s +1M "$work/pc.img"
+
+step "an HVM guest boots from it"
+create_guest vm "$(overlay xvda "$work/vm.cow" "$work/pc.img")"
+boots
+before=$(listed emulated_requests)
+guest_run vm 'dd if=/dev/urandom of=/srv/kept bs=64k count=32 conv=fsync status=none; sha256sum /srv/kept' > "$state_dir/sum"
+assert_eq "$before" "$(listed emulated_requests)" "requests of QEMU while the guest uses its own driver"
+[ "$(listed writes)" -gt 0 ] || fail "the guest's own driver wrote nothing"
+
+step "the daemon is killed, and the guest does not notice"
+kill -9 "$(cowbackd_pid)"
+guest_run vm 'sync; echo 3 > /proc/sys/vm/drop_caches; sha256sum /srv/kept' | cmp - "$state_dir/sum"
+
+step "it boots again, from what it wrote"
+id=$(domid vm)
+xl reboot vm
+is_another() { local now; now=$(domid vm) && [ "$now" != "$id" ]; }
+eventually 120 "another domain" is_another
+boots
+guest_run vm 'sha256sum /srv/kept' | cmp - "$state_dir/sum"
+assert_eq "" "$(guest_run vm 'dmesg | grep -iE "I/O error|EXT4-fs error" || true')" "errors in the guest's kernel log"
+
+step "it is destroyed"
+destroy_guest vm
+assert_image_clean "$work/vm.cow"
+assert_eq "" "$(ls /run/cowback/nbd)" "sockets that are left"
