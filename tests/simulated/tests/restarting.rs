@@ -271,6 +271,38 @@ fn what_a_daemon_of_another_version_left_is_not_touched() {
     rig.assert_clean("vm.cow");
 }
 
+/// The package's scripts ask it before an upgrade or a removal, whose end these disks would not survive.
+#[test]
+fn what_the_daemon_keeps_tells_the_package_whose_disks_are_served() {
+    let rig = Rig::start();
+    let guest = rig.guest(7);
+    let (disk, frontend) = rig.connect(&guest, "xvda", "vm.cow");
+    std::fs::create_dir_all(rig.path("etc/cowback")).unwrap();
+    std::fs::write(
+        rig.path("etc/cowback/cowbackd.toml"),
+        "runtime-dir = \"/run\"\n",
+    )
+    .unwrap();
+    // The commands of no Xen are there: xenstore does not say that the guest is gone.
+    let output = Command::new("sh")
+        .args(["-c", ". \"$0\" && run_states"])
+        .arg(concat!(
+            env!("CARGO_MANIFEST_DIR"),
+            "/../../packaging/debian/run-states.sh"
+        ))
+        .env("DPKG_ROOT", rig.path(""))
+        .output()
+        .unwrap();
+    let said = String::from_utf8_lossy(&output.stdout);
+    let fields: Vec<&str> = said.trim_end().split('\t').collect();
+    assert_eq!(fields.len(), 4, "{said:?}, and {output:?}");
+    assert!(fields[0].parse::<u32>().is_ok(), "{said}");
+    assert_eq!(fields[1], disk.xenbus_path());
+    assert_eq!(fields[2], "guest of domain 7");
+    assert!(std::path::Path::new(fields[3]).is_file(), "{said}");
+    rig.detach(&disk, frontend);
+}
+
 #[test]
 fn a_base_that_is_away_for_a_while_costs_nothing_after_a_kill() {
     let mut rig = Rig::start();

@@ -28,7 +28,7 @@ boot_from_disk() {
     start_guest vm
     wait_multiuser vm
     assert_contains "$(guest_run vm 'cat /proc/cmdline')" booted=from-disk "command line of the guest's kernel"
-    assert_eq "" "$(guest_run vm 'dmesg | grep -iE "I/O error|EXT4-fs error" || true')" "errors in the guest's kernel log"
+    assert_no_disk_errors vm
     shutdown_guest vm
     assert_image_clean "$work/vm.cow"
 }

@@ -85,11 +85,7 @@ for round in 1 2 3; do
     guest_run storage '[ "$(systemctl show -p MainPID --value cowbackd)" != "$(cat /run/killed)" ] && echo another daemon'
 done
 assert_eq 3 "$(guest_run storage 'journalctl --no-pager -b -u cowbackd | grep -c "adopting the frontend"')" "daemons that took the guest over"
-guest_run vm 'touch /run/enough'
-load_ended() { guest_run vm 'grep ended /run/background.log'; }
-eventually 300 "end of the guest's load" load_ended
-guest_run vm 'grep -q "ended with 0" /run/background.log'
-assert_eq "" "$(guest_run vm 'dmesg | grep -iE "I/O error|EXT4-fs error" || true')" "errors in the guest's kernel log"
+end_load vm
 
 complaints=$(guest_run storage "dmesg | grep -E '$complaint_pattern' || true")
 assert_eq "" "$complaints" "warnings of the driver domain's kernel"

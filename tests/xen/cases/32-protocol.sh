@@ -37,10 +37,7 @@ assert_eq 512 "$(queue_node xvdb logical_block_size)" "logical block size of the
 fio_verified xvdc
 guest_run vm 'mkfs.ext4 -q /dev/xvdc && mount -o discard /dev/xvdc /mnt && cp /usr/bin/bash /mnt && sync && cmp /usr/bin/bash /mnt/bash && rm /mnt/bash && fstrim /mnt && umount /mnt && fsck.ext4 -fn /dev/xvdc'
 
-no_errors() {
-    assert_eq "" "$(guest_run vm 'dmesg | grep -iE "I/O error|blk_update|EXT4-fs error|Buffer I/O" || true')" "errors in the guest's kernel log"
-}
-no_errors
+assert_no_disk_errors vm
 shutdown_guest vm
 
 step "a guest that does not keep its grants"
@@ -49,6 +46,6 @@ create_guest vm "$(overlay xvda "$work/vm.cow")" "$(overlay xvdb "$work/plain.co
 wait_multiuser vm
 assert_eq 0 "$(frontend_node 51728/feature-persistent)" "feature-persistent"
 fio_verified xvdb
-no_errors
+assert_no_disk_errors vm
 shutdown_guest vm
 for image in vm plain large; do assert_image_clean "$work/$image.cow"; done

@@ -95,6 +95,19 @@ guest_start() {
     guest_run "$1" "systemd-run --quiet --collect --unit=background bash -c $(printf %q "( $2 ) > /run/background.log 2>&1; echo ended with \$? >> /run/background.log")"
 }
 
+# end_load NAME: ends the load that guest_start started and that goes on until there is /run/enough. Nothing of it may have failed.
+end_load() {
+    guest_run "$1" 'touch /run/enough'
+    eventually 300 "end of the load of guest $1" guest_run "$1" 'grep ended /run/background.log'
+    guest_run "$1" 'cat /run/background.log; grep -q "ended with 0" /run/background.log'
+    assert_no_disk_errors "$1"
+}
+
+# assert_no_disk_errors NAME: the guest's kernel has told of no error of a disk or of a file system.
+assert_no_disk_errors() {
+    assert_eq "" "$(guest_run "$1" 'dmesg | grep -iE "I/O error|blk_update|EXT4-fs error|Buffer I/O" || true')" "errors in the log of guest $1's kernel"
+}
+
 # shutdown_guest NAME: an orderly shutdown, asked for from dom0.
 shutdown_guest() {
     xl shutdown "$1"
