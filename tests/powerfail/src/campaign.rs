@@ -6,7 +6,6 @@ use std::path::Path;
 use blockio::executor::{Executor, open_executor};
 use blockio::image::ImageAccess;
 
-use crate::content::SECTOR;
 use crate::error::Error;
 use crate::log::{Effect, Entry};
 use crate::oracle::{Moment, Oracle};
@@ -79,6 +78,8 @@ pub struct Choices {
     pub seed: u64,
     /// How many choices of what is lost are made between each two flushes.
     pub losses: u64,
+    /// So many sectors, if they lie at a multiple of that, are written whole or not at all.
+    pub untorn_sectors: u64,
     /// Ends with the first state that has something wrong.
     pub stop_at_first: bool,
 }
@@ -175,13 +176,9 @@ impl<'a> Campaign<'a> {
 
     fn section(&mut self, section: &Section) -> Result<(), Error> {
         let entries = &self.log.entries[section.start..section.end];
-        let with_sectors: Vec<(&Entry, u64)> = entries
-            .iter()
-            .map(|entry| (entry, sectors(entry)))
-            .collect();
         for choice in 0..self.choices.losses {
             let seed = self.choices.seed ^ (section.start as u64) << 20 ^ choice << 56;
-            let kept = lose(&mut Random::new(seed), &with_sectors);
+            let kept = lose(&mut Random::new(seed), entries, self.choices.untorn_sectors);
             self.report.partial_states += 1;
             self.crashed.become_like(&self.replay)?;
             for (entry, kept) in entries.iter().zip(kept) {
@@ -226,13 +223,4 @@ impl<'a> Campaign<'a> {
             }));
         Ok(())
     }
-}
-
-fn sectors(entry: &Entry) -> u64 {
-    let len = match &entry.effect {
-        Effect::Nothing => 0,
-        Effect::Write { data, .. } => data.end - data.start,
-        Effect::Discard { len, .. } => *len,
-    };
-    len / SECTOR as u64
 }

@@ -17,6 +17,8 @@ use std::ops::Range;
 
 use thiserror::Error;
 
+use crate::content::SECTOR;
+
 /// The first 8 bytes of a log.
 pub const MAGIC: u64 = 0x6a_7366_7773_6872;
 /// The only version there is.
@@ -138,6 +140,16 @@ impl Entry {
     /// Whether the device is another after it.
     pub fn changes_the_device(&self) -> bool {
         self.effect != Effect::Nothing
+    }
+
+    /// The sectors of the device, of 512 bytes, that it changed.
+    pub fn sectors(&self) -> Range<u64> {
+        let (offset, len) = match &self.effect {
+            Effect::Nothing => (0, 0),
+            Effect::Write { offset, data } => (*offset, data.end - data.start),
+            Effect::Discard { offset, len } => (*offset, *len),
+        };
+        offset / SECTOR as u64..(offset + len) / SECTOR as u64
     }
 }
 

@@ -91,6 +91,9 @@ struct Check {
     /// How many choices of what is lost are made between each two flushes.
     #[arg(long, default_value_t = 1)]
     losses: u64,
+    /// So many sectors of 512 bytes, at a multiple of that, are written whole or not at all.
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..))]
+    untorn_sectors: u64,
     /// A rule was broken: succeed if that is noticed.
     #[arg(long)]
     expect_violation: bool,
@@ -148,6 +151,7 @@ fn run_check(check: &Check) -> Result<ExitCode, Error> {
     let choices = Choices {
         seed: check.seed,
         losses: check.losses,
+        untorn_sectors: check.untorn_sectors,
         stop_at_first: check.expect_violation,
     };
     let campaign = Campaign::new(

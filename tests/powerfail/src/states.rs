@@ -116,18 +116,21 @@ pub enum Kept {
     After(u64),
 }
 
-/// Decides what is kept of a section's entries, each of `sectors` sectors of 512 bytes: of some nearly all, of others nearly
-/// nothing, and some writes in part.
-pub(crate) fn lose(random: &mut Random, entries: &[(&Entry, u64)]) -> Vec<Kept> {
+/// Decides what is kept of a section's entries: of some nearly all, of others nearly nothing, and some writes in part. They are
+/// torn at multiples of `untorn` sectors of the device.
+pub(crate) fn lose(random: &mut Random, entries: &[Entry], untorn: u64) -> Vec<Kept> {
     let keep = [15, 50, 85][usize::try_from(random.below(3)).expect("a small number")];
     entries
         .iter()
-        .map(|(entry, sectors)| {
+        .map(|entry| {
             if !may_be_lost(entry) {
                 return Kept::All;
             }
-            if *sectors > 1 && random.chance(20) {
-                let at = 1 + random.below(sectors - 1);
+            let sectors = entry.sectors();
+            let tears = sectors.start / untorn + 1..sectors.end.div_ceil(untorn);
+            if !tears.is_empty() && random.chance(20) {
+                let tear = tears.start + random.below(tears.end - tears.start);
+                let at = tear * untorn - sectors.start;
                 return if random.chance(50) {
                     Kept::First(at)
                 } else {
@@ -249,13 +252,49 @@ mod tests {
         let mut seen = Vec::new();
         for seed in 0..200 {
             let entries = [plain(), fua(), plain(), flush()];
-            let with_sectors: Vec<(&Entry, u64)> = entries.iter().map(|entry| (entry, 2)).collect();
-            let kept = lose(&mut Random::new(seed), &with_sectors);
+            let kept = lose(&mut Random::new(seed), &entries, 1);
             assert_eq!((kept[1], kept[3]), (Kept::All, Kept::All));
             seen.extend([kept[0], kept[2]]);
         }
         for kept in [Kept::All, Kept::Nothing, Kept::First(1), Kept::After(1)] {
             assert!(seen.contains(&kept), "{kept:?}");
         }
+    }
+
+    #[test]
+    fn what_the_device_writes_as_a_whole_is_not_torn() {
+        let entry = Entry {
+            effect: Effect::Discard {
+                offset: 6 * 512,
+                len: 12 * 512,
+            },
+            ..plain()
+        };
+        let small = Entry {
+            effect: Effect::Discard {
+                offset: 8 * 512,
+                len: 8 * 512,
+            },
+            ..plain()
+        };
+        let mut seen = Vec::new();
+        for seed in 0..200 {
+            let entries = [entry.clone(), small.clone()];
+            let kept = lose(&mut Random::new(seed), &entries, 8);
+            assert!(matches!(kept[1], Kept::All | Kept::Nothing), "{kept:?}");
+            seen.push(kept[0]);
+        }
+        let torn = |kept: &&Kept| !matches!(kept, Kept::All | Kept::Nothing);
+        let mut tears: Vec<u64> = seen
+            .iter()
+            .filter(torn)
+            .map(|kept| match kept {
+                Kept::First(at) | Kept::After(at) => *at,
+                Kept::All | Kept::Nothing => unreachable!("filtered"),
+            })
+            .collect();
+        tears.sort_unstable();
+        tears.dedup();
+        assert_eq!(tears, [2, 10]);
     }
 }

@@ -64,6 +64,7 @@ fn campaign(seed: u64, chain: Chain, losses: u64, sabotage: Option<Sabotage>) ->
     let choices = Choices {
         seed,
         losses,
+        untorn_sectors: 1,
         stop_at_first: sabotage.is_some(),
     };
     let (replay, crashed) = (file("replay"), file("crashed"));

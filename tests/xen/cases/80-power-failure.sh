@@ -34,7 +34,10 @@ on_file_system() {
     work
     umount "$mount_point"
     stop_logging
-    check --file-system "$kind" --mount-point "$mount_point" --image "$mount_point/images/disk.cow"
+    # XFS does not replay a block of metadata whose first sector is as new as its log, so it does not survive one that is torn.
+    local untorn_sectors=1
+    [ "$kind" != xfs ] || untorn_sectors=8
+    check --file-system "$kind" --mount-point "$mount_point" --image "$mount_point/images/disk.cow" --untorn-sectors "$untorn_sectors"
 }
 
 # on_device SIZE SEED CHAIN BLOCK-SIZE LOSSES [SABOTAGE]
