@@ -90,7 +90,7 @@ hotplug-test:
 xen-test: build deps-xen xen-test-programs
 	tests/xen/run
 
-# PVH and HVM guests. Not part of `make test`: the emulation of what they need crashes now and then, and may fail four times.
+# PVH and HVM guests, on a machine with one processor. Not part of `make test`: it takes a quarter of an hour more.
 xen-nested-test: build deps-xen xen-test-programs
 	tests/xen/run --nested
 

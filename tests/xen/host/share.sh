@@ -86,7 +86,7 @@ keep_results() {
     rm -f "$run_dir"/*.qcow2
 }
 
-# emulator_fault: a fault of the emulation, and no failure of a case. Three are known, and anything else is none:
+# emulator_fault: a fault of the emulation, and no failure of a case. Two are known, and anything else is none:
 #
 # The machine ended early. Linux patches its own code by way of breakpoints; with a thread per processor, QEMU sometimes still runs a
 # breakpoint that another processor has already taken away, and dom0 panics with "Oops: int3". Nothing that runs in dom0 can
@@ -94,14 +94,7 @@ keep_results() {
 #
 # A guest's kernel crashed with flags that no processor has: those of x86 above bit 21 are always zero. They are the processor's
 # own, kept by Xen, and nothing outside of Xen can write them.
-#
-# Xen has seen a triple fault of a guest that QEMU's emulated SVM runs; sometimes Xen itself dies with it, and the machine ends. It
-# comes while firmware or an early kernel runs, with a program counter that is Xen's own, on QEMU 7.2 as on 10.0; nothing that is on
-# a disk can bring it about in a guest whose kernel dom0 has given it.
 emulator_fault() {
-    if [ -n "${nested:-}" ] && ! grep -qs ' passed, 0 failed$' "$results/summary"; then
-        grep -rq 'Triple fault' "$results" --include=xl-dmesg --include=console.log && return
-    fi
     if [ ! -s "$results/summary" ]; then
         grep -q 'Oops: int3' "$results/console.log"
     else
