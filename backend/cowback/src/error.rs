@@ -30,7 +30,10 @@ pub(crate) enum CommandError {
     #[error(transparent)]
     Client(#[from] ClientError),
     /// A guest might lose its disk: a daemon that was stopped in order leaves its images closed, with no word about their guests.
-    #[error("{}: {cause} It has left guests that wait for it, and one of them may be using this image", image.display())]
+    #[error(
+        "{}: {cause} It has left guests that wait for it, and one of them may be using this image: start cowbackd first",
+        image.display()
+    )]
     GuestsMayWait {
         /// The image.
         image: PathBuf,

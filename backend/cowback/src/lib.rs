@@ -64,7 +64,7 @@ enum Command {
 }
 
 impl Command {
-    /// The image that it is going to change, if it is one that exists.
+    /// The image that it is going to change, if it is one that exists: a device may hold one already.
     fn changes(&self) -> Option<&Path> {
         match self {
             Self::Commit(args) => Some(&args.image),
@@ -72,6 +72,8 @@ impl Command {
             Self::Resize(args) => Some(&args.image),
             Self::Check(args) => args.repair.then_some(&args.image),
             Self::Export(args) => (!args.read_only).then_some(&args.image),
+            Self::Create(args) => Some(&args.image),
+            Self::Convert(args) => Some(&args.destination),
             _ => None,
         }
         .map(PathBuf::as_path)

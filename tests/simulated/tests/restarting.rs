@@ -357,18 +357,36 @@ fn an_image_whose_guest_waits_for_a_daemon_is_not_changed() {
         assert_eq!(output.status.code(), Some(1), "{output:?}");
         String::from_utf8(output.stderr).unwrap()
     };
-    let commands: [&[&str]; 3] = [
+    let socket = rig.path("export.sock").display().to_string();
+    let commands: [&[&str]; 4] = [
         &["commit", "--sole-overlay"],
         &["check", "--repair"],
         &["rebase", "--no-base"],
+        &["export", "--socket", &socket],
     ];
-    rig.daemon.kill().unwrap();
-    for command in commands {
-        let sentence = refusal(&rig, command);
-        assert!(sentence.contains("start cowbackd first"), "{sentence}");
+    for is_killed in [true, false] {
+        if is_killed {
+            rig.daemon.kill().unwrap();
+        } else {
+            assert!(rig.daemon.terminate(PATIENCE).unwrap().success());
+        }
+        let before = std::fs::read(rig.path("vm.cow")).unwrap();
+        for command in commands {
+            let sentence = refusal(&rig, command);
+            assert!(sentence.contains("start cowbackd first"), "{sentence}");
+        }
+        // A file is not replaced by these anyhow, but a device would be.
+        for command in [
+            &["create", "--force", "--size", "1M"][..],
+            &["convert", "--force", "/dev/zero"],
+        ] {
+            let sentence = refusal(&rig, command);
+            assert!(sentence.contains("start cowbackd first"), "{sentence}");
+        }
+        assert!(std::fs::read(rig.path("vm.cow")).unwrap() == before);
+        rig.daemon.restart().unwrap();
+        assert_eq!(frontend.read(0, 4096).unwrap(), [1; 4096]);
     }
-    rig.daemon.restart().unwrap();
-    assert_eq!(frontend.read(0, 4096).unwrap(), [1; 4096]);
     for command in commands {
         let sentence = refusal(&rig, command);
         assert!(sentence.contains("in use by"), "{sentence}");

@@ -2,9 +2,8 @@
 
 use std::path::{Path, PathBuf};
 
-use dscow::header::{Header, State};
+use dscow::header::Header;
 use dscow::parent::Parent;
-use uuid::Uuid;
 
 use super::chain;
 use super::error::ImageError;
@@ -70,17 +69,6 @@ pub fn inspect(path: &Path) -> Result<Inspection, ImageError> {
 /// Names the file that cannot be read, and why.
 pub fn header(path: &Path) -> Result<Header, ImageError> {
     peek(path).map(|(_, header)| header)
-}
-
-/// Who has the image at `path` open, or had it open when it was killed: the name of a run state, if a daemon did.
-///
-/// # Errors
-/// Names the file that cannot be read, and why.
-pub fn owner(path: &Path) -> Result<Option<Uuid>, ImageError> {
-    Ok(match header(path)?.state {
-        State::Clean { .. } => None,
-        State::InUse { owner } => Some(owner),
-    })
 }
 
 fn peek(path: &Path) -> Result<(BlockFile, Header), ImageError> {

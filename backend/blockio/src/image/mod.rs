@@ -25,7 +25,7 @@ pub use create::{CreateOptions, ParentFormat, create};
 pub(crate) use device::refuse_content;
 pub use error::{DeviceContent, ImageError, ParentChange};
 pub use grow::prepare_growth;
-pub use inspect::{Below, Content, Inspection, header, inspect, owner};
+pub use inspect::{Below, Content, Inspection, header, inspect};
 pub(crate) use merge::{Merge, Target};
 pub use open::{Image, ImageAccess, Layer};
 pub use parent::{identify_parent, record_parent};

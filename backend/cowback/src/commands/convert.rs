@@ -29,7 +29,7 @@ pub(crate) struct Args {
     /// The disk to copy: an image with all that is below it, or a raw file or device
     source: PathBuf,
     /// The new file, which must not exist yet; or a block device
-    destination: PathBuf,
+    pub(crate) destination: PathBuf,
     /// What the source is
     #[arg(long, value_enum, default_value = "detect")]
     source_format: BaseFormat,

@@ -22,7 +22,7 @@ use dscow::size;
 #[derive(clap::Args)]
 pub(crate) struct Args {
     /// The image to create: a new file (none that exists is replaced), or a block device
-    image: PathBuf,
+    pub(crate) image: PathBuf,
     /// The base: a raw file, a block device, or another dscow image
     #[arg(long)]
     base: Option<PathBuf>,
