@@ -69,7 +69,7 @@ pub struct Statistics {
     pub read_bytes: u64,
     /// Bytes written by the guest.
     pub written_bytes: u64,
-    /// Requests that failed because of the host.
+    /// Requests that failed: storage did not do them, or the guest's pages could not be reached.
     pub failed: u64,
     /// Requests that were refused because they broke the protocol.
     pub rejected: u64,

@@ -4,7 +4,7 @@ use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Instant;
+use std::time::{Instant, SystemTime};
 
 use sd_notify::NotifyState;
 use thiserror::Error;
@@ -75,7 +75,7 @@ async fn serve(
     log: Log,
     open_executor: OpenExecutor,
 ) -> Result<(), DaemonError> {
-    let started = Instant::now();
+    let (started, started_at) = (Instant::now(), SystemTime::now());
     // Before anything is opened, so that an early signal is not lost.
     let mut terminate = signal(SignalKind::terminate()).map_err(failed("wait for signals"))?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(failed("wait for signals"))?;
@@ -118,6 +118,7 @@ async fn serve(
         devices: devices.clone(),
         log,
         started,
+        started_at,
         ending: Arc::default(),
     };
     let ending = Arc::clone(&context.ending);

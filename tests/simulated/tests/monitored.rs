@@ -156,6 +156,17 @@ fn prometheus_understands_the_metrics_and_the_examples() {
         assert_eq!(rule["health"], "ok", "{rule}");
     }
     println!("{} queries found something", queries.len());
+    prometheus.wait_for("count_over_time(cowback_start_time_seconds[1m]) > 5");
+    assert_eq!(
+        prometheus.found("changes(cowback_start_time_seconds[1m]) > 0"),
+        0,
+        "it was started once"
+    );
+    assert_eq!(
+        prometheus.found("ALERTS{alertname!=\"CowbackHostileGuest\"}"),
+        0,
+        "nothing else is wrong"
+    );
 
     rig.daemon.kill().unwrap();
     prometheus.wait_for("ALERTS{alertname=\"CowbackDown\", alertstate=\"pending\"}");

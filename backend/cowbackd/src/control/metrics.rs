@@ -42,7 +42,7 @@ pub(super) async fn show(State(context): State<Context>) -> Result<impl IntoResp
         statistics: statistics.remove(&status.device).unwrap_or_default(),
     });
     let sample = Sample {
-        uptime: context.started.elapsed(),
+        started: context.started_at,
         workers,
         disks: disks.collect(),
     };
@@ -55,7 +55,7 @@ pub(super) async fn show(State(context): State<Context>) -> Result<impl IntoResp
 /// Everything at one moment.
 #[derive(Debug)]
 struct Sample {
-    uptime: Duration,
+    started: SystemTime,
     workers: Vec<WorkerSample>,
     disks: Vec<DiskSample>,
 }
@@ -110,7 +110,7 @@ type Count = (&'static str, &'static str, fn(&Statistics) -> u64);
 const COUNTS: [Count; 6] = [
     (
         "disk_failed_requests",
-        "Requests that failed because of the host",
+        "Requests that failed: storage did not do them, or the guest's pages could not be reached",
         |disk| disk.failed,
     ),
     (
@@ -220,11 +220,8 @@ impl Sample {
         let seconds = Some(&Unit::Seconds);
         let help = "When cowbackd was started, since the epoch";
         let family = encoder.encode_descriptor("start_time", help, seconds, MetricType::Gauge)?;
-        let now = SystemTime::now()
-            .duration_since(UNIX_EPOCH)
-            .unwrap_or_default();
-        let started = now.saturating_sub(self.uptime).as_secs_f64();
-        ConstGauge::new(started).encode(family)?;
+        let started = self.started.duration_since(UNIX_EPOCH).unwrap_or_default();
+        ConstGauge::new(started.as_secs_f64()).encode(family)?;
 
         let help = "What a worker thread has used of a processor";
         let mut family =
@@ -319,7 +316,7 @@ mod tests {
 
     fn text() -> String {
         let sample = Sample {
-            uptime: Duration::from_secs(1),
+            started: UNIX_EPOCH + Duration::from_secs(1),
             workers: vec![WorkerSample {
                 cpu_time: Duration::from_millis(1500),
                 disks: 1,

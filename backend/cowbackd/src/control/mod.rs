@@ -13,7 +13,7 @@ use std::io;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Instant;
+use std::time::{Instant, SystemTime};
 
 use axum::Json;
 use axum::Router;
@@ -68,6 +68,8 @@ pub(crate) struct Context {
     pub(crate) devices: Devices,
     pub(crate) log: Log,
     pub(crate) started: Instant,
+    /// The same by the host's clock as it was then: two readers are told the same.
+    pub(crate) started_at: SystemTime,
     /// The daemon is stopping: the next one will do better.
     pub(crate) ending: Arc<AtomicBool>,
 }
