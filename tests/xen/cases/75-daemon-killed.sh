@@ -30,4 +30,5 @@ kill "$watcher"
 assert_eq 1 "$(wc -l < "$state_dir/state-events")" "writes to $path/state"
 shutdown_guest vm
 assert_image_clean "$work/vm.cow"
-assert_eq "" "$(ls /run/cowback/disks)" "run states that are left"
+left=$(ls /run/cowback/disks)
+assert_eq "" "$left" "run states that are left"

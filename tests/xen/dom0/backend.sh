@@ -11,8 +11,8 @@ node_is() { [ "$(node "$1")" = "$2" ]; }
 
 cowbackd_pid() { systemctl show -p MainPID --value cowbackd.service; }
 
-# held_resources [live]: what cowbackd, Xen and xenstore hold for guests, in a form that can be compared. `live`: without grant
-# mappings, of which a running guest's disk may come to use more at any time.
+# held_resources [live]: what cowbackd, Xen and xenstore hold for guests, in a form that can be compared. `live`: there is a guest;
+# without grant mappings, of which its disk may come to use more at any time.
 held_resources() {
     local pid
     pid=$(cowbackd_pid)
@@ -27,8 +27,11 @@ held_resources() {
 }
 
 held_in_xen() {
+    local program channels
+    program=$(find /usr/lib/xen-*/bin/lsevtchn) || fail "there is no lsevtchn"
+    channels=$("$program" 0) || fail "$program failed"
     # Those to dom0 itself are xenstored's.
-    echo "event channels to guests: $(/usr/lib/xen-4.20/bin/lsevtchn 0 | grep -i interdomain | grep -vc 'Remote Domain 0,' || true)"
+    echo "event channels to guests: $(grep -i interdomain <<< "$channels" | grep -vc 'Remote Domain 0,' || true)"
     echo "backend nodes:"
     xenstore-ls -f /local/domain/0/backend 2> /dev/null | grep -E '/vbd3?/[0-9]+/' | cut -d = -f 1 || true
 }
@@ -43,6 +46,8 @@ record_resources() {
     done
     rm "$file.next"
     cat "$file"
+    # A count that misses a guest's channels would miss what is left of them, too.
+    [ "${2:-}" != live ] || grep -q '^event channels to guests: [1-9]' "$file" || fail "no event channel of the guest was counted"
 }
 
 # assert_resources FILE [live]: waits until what is held is again what record_resources has recorded.

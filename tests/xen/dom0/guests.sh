@@ -105,7 +105,11 @@ end_load() {
 
 # assert_no_disk_errors NAME: the guest's kernel has told of no error of a disk or of a file system.
 assert_no_disk_errors() {
-    assert_eq "" "$(guest_run "$1" 'dmesg | grep -iE "I/O error|blk_update|EXT4-fs error|Buffer I/O" || true')" "errors in the log of guest $1's kernel"
+    local errors
+    # In an argument, or with `local`, it would not count that the guest does not answer.
+    errors=$(guest_run "$1" 'dmesg | grep -iE "I/O error|blk_update|EXT4-fs error|Buffer I/O" || true') ||
+        fail "no log of guest $1's kernel"
+    assert_eq "" "$errors" "errors in the log of guest $1's kernel"
 }
 
 # shutdown_guest NAME: an orderly shutdown, asked for from dom0.

@@ -22,5 +22,7 @@ step "the load ends without an error"
 end_load vm
 shutdown_guest vm
 assert_image_clean "$work/vm.cow"
-assert_eq "" "$(ls /run/cowback/lent)" "notes that are left"
-assert_eq "" "$(ls /run/cowback/disks)" "run states that are left"
+left=$(ls /run/cowback/lent)
+assert_eq "" "$left" "notes that are left"
+left=$(ls /run/cowback/disks)
+assert_eq "" "$left" "run states that are left"

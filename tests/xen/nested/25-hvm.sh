@@ -6,7 +6,7 @@ listed() { cowback list --json | jq -r ".[0].$1"; }
 has_no_emulated_disk() { [ "$(listed emulated_clients)" = 0 ]; }
 # boots: waits for the guest, which must have read kernel and initrd through QEMU, and go on by its own driver.
 boots() {
-    wait_multiuser vm 420
+    wait_multiuser vm 700
     cowback list
     [ "$(listed emulated_requests)" -gt 100 ] || fail "QEMU asked for $(listed emulated_requests) blocks only"
     assert_eq true "$(listed connected)" "the guest's own driver is connected"
@@ -30,6 +30,9 @@ assert_eq "$before" "$(listed emulated_requests)" "requests of QEMU while the gu
 step "the daemon is killed, and the guest does not notice"
 kill -9 "$(cowbackd_pid)"
 guest_run vm 'sync; echo 3 > /proc/sys/vm/drop_caches; sha256sum /srv/kept' | cmp - "$state_dir/sum"
+guest_run vm 'dd if=/dev/urandom of=/srv/more bs=64k count=32 conv=fsync status=none && sha256sum /srv/more' >> "$state_dir/sum"
+# The next boot has a log of its own.
+assert_no_disk_errors vm
 
 step "it boots again, from what it wrote"
 id=$(domid vm)
@@ -37,10 +40,11 @@ xl reboot vm
 is_another() { local now; now=$(domid vm) && [ "$now" != "$id" ]; }
 eventually 120 "another domain" is_another
 boots
-guest_run vm 'sha256sum /srv/kept' | cmp - "$state_dir/sum"
+guest_run vm 'sha256sum /srv/kept /srv/more' | cmp - "$state_dir/sum"
 assert_no_disk_errors vm
 
 step "it is destroyed"
 destroy_guest vm
 assert_image_clean "$work/vm.cow"
-assert_eq "" "$(ls /run/cowback/nbd)" "sockets that are left"
+left=$(ls /run/cowback/nbd)
+assert_eq "" "$left" "sockets that are left"
