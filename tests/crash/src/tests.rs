@@ -76,6 +76,22 @@ fn violations(scenario: &Scenario) -> u64 {
 }
 
 #[test]
+fn what_the_documents_reproduce_is_a_violation_if_a_rule_is_broken_in_it() {
+    let document = include_str!("../../../docs/testing.md");
+    let examples: Vec<&str> = document
+        .split("-p crash -- --reproduce '")
+        .skip(1)
+        .filter_map(|rest| rest.split('\'').next())
+        .collect();
+    assert!(examples.len() >= 3, "{examples:?}");
+    for text in examples {
+        let scenario: Scenario = text.parse().expect("it is a scenario");
+        let is_broken = scenario.mutation.is_some();
+        assert_eq!(violations(&scenario) > 0, is_broken, "{text}");
+    }
+}
+
+#[test]
 fn every_kind_of_operation_schedule_and_fault_is_written_as_it_is_read() {
     for text in [
         "spread whole0 part2 span0 idle reopen loss-all-kept loss flush @ choices,0,12,1",

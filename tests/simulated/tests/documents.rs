@@ -81,7 +81,7 @@ const SCENES: &[Scene] = &[
 /// Blocks that are no commands, or are run by something else.
 const ELSEWHERE: &[(&str, &str, &str)] = &[
     ("README.md", "cowback", "Makefile"),
-    ("README.md", "A disk", "tests/xen/demo"),
+    ("README.md", "A disk", "tests/xen/cases/10-two-guests.sh"),
     (
         "docs/architecture.md",
         "*",
