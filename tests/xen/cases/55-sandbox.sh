@@ -20,6 +20,16 @@ assert_eq "lo" "$(inside tail -n +3 /proc/net/dev | cut -d : -f 1 | tr -d ' ')" 
 assert_eq "" "$(inside cat /etc/shadow 2> /dev/null || true)" "passwords that it can read"
 assert_eq 755 "$(stat -c %a /run/cowback/disks)" "mode of the folder by which commands know who waits for a daemon"
 ! inside sh -c 'echo 1 > /proc/sys/kernel/sysrq' 2> /dev/null || fail "it can change the kernel's settings"
+# The list of devices holds for whoever is in the unit's cgroup.
+in_cgroup() {
+    local cgroup
+    cgroup=/sys/fs/cgroup$(cut -d : -f 3 "/proc/$(cowbackd_pid)/cgroup")
+    bash -c 'echo $$ > "$1/cgroup.procs" && exec bash -c "$2"' - "$cgroup" "$1"
+}
+bash -c ': < /dev/mem'
+in_cgroup ': < /dev/zero'
+in_cgroup ': < /dev/xen/xenbus'
+! in_cgroup ': < /dev/mem' || fail "it can open /dev/mem"
 
 step "an image of somebody else's, on a file and on a device, beside blkback"
 cowback create "$work/other.cow" --base "$base"
