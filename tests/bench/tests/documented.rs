@@ -1,7 +1,8 @@
 //! The commands that docs/testing.md gives to look at one thing closer, as they stand there.
 
-use std::path::Path;
 use std::process::Command;
+
+use simxen::locate::built_file;
 
 #[test]
 fn a_thing_can_be_looked_at_closer() {
@@ -9,11 +10,11 @@ fn a_thing_can_be_looked_at_closer() {
     let (_, rest) = document.split_once("To look at one thing closer").unwrap();
     let block = rest.split("```").nth(1).unwrap();
     assert!(block.lines().count() > 3, "{block}");
-    let bench = Path::new(env!("CARGO_BIN_EXE_bench"));
-    let commands = block.replace("target/release/bench", &bench.display().to_string());
+    let commands = block.replace("target/release/bench", env!("CARGO_BIN_EXE_bench"));
+    let cowback = built_file("cowback", "cargo build -p cowback").unwrap();
     let path = format!(
         "{}:{}",
-        bench.parent().unwrap().display(),
+        cowback.parent().unwrap().display(),
         std::env::var("PATH").unwrap()
     );
     let folder = tempfile::tempdir().unwrap();
