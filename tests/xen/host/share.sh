@@ -120,6 +120,7 @@ report() {
         exit 1
     fi
     say "logs: ${results#"$repo"/}"
+    [ ! -e "$results/failures" ] || cat "$results/failures"
     cat "$results/summary"
     grep -qE '^[1-9][0-9]* passed, 0 failed$' "$results/summary"
 }
