@@ -32,7 +32,9 @@ fn bad_targets_are_named_with_the_cause_and_leave_nothing_behind() {
     let files = || {
         let mut names: Vec<_> = fs::read_dir(rig.path(""))
             .unwrap()
-            .map(|e| e.unwrap().file_name())
+            .map(|e| e.unwrap().file_name().into_string().unwrap())
+            // What the daemon tells xentop appears a moment after it has started.
+            .filter(|name| !name.starts_with("td3-"))
             .collect();
         names.sort();
         names

@@ -16,7 +16,8 @@ goes_on() { [ -z "$(waiting_nodes)" ]; }
 step "the guest writes more than there is room for"
 guest_start vm 'dd if=/dev/urandom of=/run/data bs=1M count=12 && dd if=/run/data of=/dev/xvdb bs=1M oflag=direct conv=fsync && touch /run/written'
 eventually 120 "xenstore says that the guest waits for space" is_waiting
-journalctl --unit cowbackd --boot | grep -F "no space is left on the host; the guest waits until there is" | tail -n 1
+is_told() { journalctl --unit cowbackd --boot | grep -F "no space is left on the host; the guest waits until there is"; }
+eventually 30 "the journal says so, too" is_told
 guest_run vm '! test -e /run/written' || fail "the guest has finished"
 
 step "its other disk is not affected"

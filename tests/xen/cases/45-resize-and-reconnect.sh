@@ -17,8 +17,7 @@ step "the second disk grows from 32 to 64 MiB"
 write_mib 0
 write_mib 31
 assert_eq $((32 * mib)) "$(guest_run vm 'blockdev --getsize64 /dev/xvdb')" "size before"
-xenstore-watch "$path/state" > "$state_dir/state-events" &
-watcher=$!
+watch_state "$path/state"
 result=$(cowback resize --json "$work/data.cow" 64M)
 assert_eq "${path#/local/domain/0/}" "$(jq -r .device <<< "$result")" "device that has grown"
 eventually 60 "the new size in the guest" has_size xvdb $((64 * mib))

@@ -81,9 +81,10 @@ guest_run good 'echo alive > /srv/alive && sync && ! test -e /dev/xvdb'
 
 step "another program has the image"
 cowback create "$work/exported.cow" --base "$base"
-cowback export --socket "$state_dir/nbd.sock" "$work/exported.cow" > "$state_dir/export" 2>&1 &
+cowback export --json --socket "$state_dir/nbd.sock" "$work/exported.cow" > "$state_dir/export" 2>&1 &
 exporter=$!
-exported() { [ -S "$state_dir/nbd.sock" ]; }
+# The socket is there before the image is open.
+exported() { grep -q '"ready":true' "$state_dir/export"; }
 eventually 30 "an export" exported
 xl_fails "block-attach of an exported image" xl block-attach good "$(overlay xvdb "$work/exported.cow")"
 echo "$xl_output"

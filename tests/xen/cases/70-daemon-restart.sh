@@ -9,8 +9,7 @@ guest_start vm 'until [ -e /run/enough ]; do fio --name=load --filename=/srv/loa
 eventually 60 "load in the guest" guest_run vm 'test -s /srv/load'
 
 # Every value that the backend's state takes during the restarts is recorded: the guest's disk must not be seen to close.
-xenstore-watch "$path/state" > "$state_dir/state-events" &
-watcher=$!
+watch_state "$path/state"
 for round in 1 2 3; do
     step "restart $round of cowbackd"
     before=$(cowbackd_pid)

@@ -8,8 +8,7 @@ path=$(backend_path vm 51712)
 guest_start vm 'until [ -e /run/enough ]; do fio --name=load --filename=/srv/load --size=4M --rw=randwrite --bssplit=512/20:4k/50:64k/30 --blockalign=512 --fsync=16 --verify=crc32c --verify_fatal=1 --verify_state_save=0 --ioengine=libaio --direct=1 --iodepth=8 --minimal || exit; done'
 eventually 60 "load in the guest" guest_run vm 'test -s /srv/load'
 
-xenstore-watch "$path/state" > "$state_dir/state-events" &
-watcher=$!
+watch_state "$path/state"
 is_another() { pid=$(cowbackd_pid) && [ -n "$pid" ] && [ "$pid" != 0 ] && [ "$pid" != "$1" ]; }
 for round in $(seq 20); do
     before=$(cowbackd_pid)

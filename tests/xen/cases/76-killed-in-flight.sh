@@ -14,8 +14,11 @@ delayed() { echo "0 $(blockdev --getsz "$slow_loop") delay $slow_loop 0 $1"; }
 dmsetup create --noudevsync slow --table "$(delayed 0)"
 dmsetup mknodes slow
 mount /dev/mapper/slow "$slow"
+# Can be repeated, wherever it has stopped.
 give_up_storage() {
-    umount "$slow" && dmsetup remove --noudevsync slow && losetup -d "$slow_loop"
+    { ! mountpoint -q "$slow" || umount "$slow"; } &&
+        { ! dmsetup info slow > /dev/null 2>&1 || dmsetup remove --noudevsync slow; } &&
+        losetup -d "$slow_loop"
 }
 
 cowback create "$slow/data.cow" --size 16M

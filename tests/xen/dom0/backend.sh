@@ -9,6 +9,14 @@ node() { xenstore-read "$1" 2> /dev/null || true; }
 
 node_is() { [ "$(node "$1")" = "$2" ]; }
 
+# watch_state PATH: begins to record what becomes of a state, a line per event, in $state_dir/state-events; sets $watcher to the
+# process. The first line is the watch's own event: what comes later is not missed.
+watch_state() {
+    xenstore-watch "$1" > "$state_dir/state-events" &
+    watcher=$!
+    eventually 30 "a watch of $1" test -s "$state_dir/state-events"
+}
+
 cowbackd_pid() { systemctl show -p MainPID --value cowbackd.service; }
 
 # held_resources [live]: what cowbackd, Xen and xenstore hold for guests, in a form that can be compared. `live`: there is a guest;

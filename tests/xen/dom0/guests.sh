@@ -142,6 +142,8 @@ attach_to_dom0() {
 
 # detach_from_dom0 VDEV
 detach_from_dom0() {
+    # A probe of udev's that meets the end of the disk would leave an error in the kernel's log.
+    udevadm settle --timeout=30
     xl block-detach 0 "$1"
     eventually 60 "$1 gone from dom0" test ! -e "/dev/$1"
 }
