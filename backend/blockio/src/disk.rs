@@ -468,6 +468,7 @@ fn write(file: FileSlot, offset: u64, buffer: Buffer) -> Op {
         file,
         offset,
         buffer,
+        takes_storage: false,
     }
 }
 

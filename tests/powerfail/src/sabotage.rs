@@ -115,6 +115,7 @@ impl Saboteur {
                 file,
                 offset,
                 buffer,
+                takes_storage: false,
             },
         );
     }
@@ -178,6 +179,7 @@ impl Saboteur {
                 file,
                 offset,
                 buffer,
+                takes_storage: false,
             },
         );
     }

@@ -52,7 +52,16 @@ impl Rig {
     /// As [`Rig::start`].
     #[must_use]
     pub fn start_with(arguments: &[&str]) -> Self {
-        let folder = TempDir::new().expect("a temporary folder");
+        Self::start_in(&std::env::temp_dir(), arguments)
+    }
+
+    /// As [`Rig::start_with`], with the images in a folder within `place`.
+    ///
+    /// # Panics
+    /// As [`Rig::start`].
+    #[must_use]
+    pub fn start_in(place: &Path, arguments: &[&str]) -> Self {
+        let folder = TempDir::new_in(place).expect("a temporary folder");
         fs::write(folder.path().join("base.img"), base_content()).expect("the base image");
         let host = Host::start().expect("a simulated host");
         let mut command = DaemonCommand::new(binary("cowbackd"))

@@ -1,6 +1,7 @@
 //! The daemon is killed again and again, at moments of nobody's choice, under a guest that knows what every sector has
 //! to hold.
 
+use std::path::Path;
 use std::time::Duration;
 
 use simulated::{PATIENCE, Rig, base_content, options};
@@ -75,22 +76,30 @@ const SECTORS: u64 = 2048;
 
 #[test]
 fn a_guest_notices_nothing_however_often_the_daemon_is_killed() {
-    kill_again_and_again(options());
+    kill_again_and_again(&std::env::temp_dir(), options());
+}
+
+/// In memory the daemon does itself what it has a thread of the kernel do elsewhere.
+#[test]
+fn nor_does_one_whose_image_is_in_memory() {
+    let memory = Path::new("/dev/shm");
+    kill_again_and_again(memory, options());
 }
 
 #[test]
 fn nor_does_one_with_several_queues_whose_data_is_copied() {
-    kill_again_and_again(FrontendOptions {
+    let way = FrontendOptions {
         queues: 3,
         ring_order: 2,
         persistent: false,
         segments_max: 256,
         ..options()
-    });
+    };
+    kill_again_and_again(&std::env::temp_dir(), way);
 }
 
-fn kill_again_and_again(way: FrontendOptions) {
-    let mut rig = Rig::start_with(&["--queues", "4"]);
+fn kill_again_and_again(place: &Path, way: FrontendOptions) {
+    let mut rig = Rig::start_in(place, &["--queues", "4"]);
     let guest = rig.guest(1);
     let spec = rig.spec("xvda", &rig.overlay_target("vm.cow"));
     let disk = rig.host.toolstack().attach(&guest, &spec).unwrap();

@@ -70,7 +70,10 @@ impl Changes {
 
 impl Disk {
     /// Performs a change, or holds it back for a moment.
-    pub(super) fn start_change(&mut self, executor: &mut dyn Executor, change: Change) {
+    pub(super) fn start_change(&mut self, executor: &mut dyn Executor, mut change: Change) {
+        if let Op::Write { takes_storage, .. } = &mut change.io {
+            *takes_storage = self.engine.is_first_write(change.range);
+        }
         let space = &mut self.changes.space;
         let verdict = match change.io {
             Op::Write { .. } => space.admit_write(change.range, &self.engine),
@@ -106,7 +109,12 @@ impl Disk {
             buffer.clone(),
             zeros.slice(0, after),
         ];
-        let io = super::write(*file, self.place_of(range).0, Buffer::concat(parts));
+        let io = Op::Write {
+            file: *file,
+            offset: self.place_of(range).0,
+            buffer: Buffer::concat(parts),
+            takes_storage: true,
+        };
         let plain = change.io;
         self.changes.fills.insert(change.op, Fill { range, plain });
         executor.submit(self.number.key(change.op), io);

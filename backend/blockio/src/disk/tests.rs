@@ -1,5 +1,6 @@
 //! Disks on real files, through both executors.
 
+mod hints;
 mod large_sectors;
 mod space;
 mod without_io_uring;

@@ -4,7 +4,9 @@ use std::sync::Arc;
 
 use slab::Slab;
 
-use crate::file::BlockFile;
+use super::in_place::{InPlace, Kind};
+use super::task::{HandedOver, Task};
+use crate::file::{Access, BlockFile};
 
 /// Names a file registered with one executor. Not to be used with another.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -22,6 +24,7 @@ struct Registered {
     users: usize,
     /// Unregistered while in use: goes with its last user.
     leaving: bool,
+    in_place: InPlace,
 }
 
 /// All registered files. Places are reused; registrations are not.
@@ -29,13 +32,17 @@ struct Registered {
 pub(super) struct Files {
     entries: Slab<Registered>,
     registrations: u64,
+    /// How many of them may be written.
+    writable: usize,
 }
 
 impl Files {
     pub(super) fn insert(&mut self, file: Arc<BlockFile>) -> FileSlot {
         self.registrations += 1;
+        self.writable += usize::from(is_writable(&file));
         let registration = self.registrations;
         let entry = Registered {
+            in_place: InPlace::new(file.answers_at_once()),
             file,
             registration,
             users: 0,
@@ -61,10 +68,7 @@ impl Files {
     pub(super) fn end_use(&mut self, index: usize) -> Option<usize> {
         let entry = &mut self.entries[index];
         entry.users -= 1;
-        (entry.leaving && entry.users == 0).then(|| {
-            self.entries.remove(index);
-            index
-        })
+        (entry.leaving && entry.users == 0).then(|| self.forget(index))
     }
 
     /// Ends a registration. Returns the place if the file has left at once.
@@ -77,14 +81,45 @@ impl Files {
             entry.leaving = true;
             return None;
         }
-        self.entries.remove(slot.index);
-        Some(slot.index)
+        Some(self.forget(slot.index))
+    }
+
+    fn forget(&mut self, index: usize) -> usize {
+        let entry = self.entries.remove(index);
+        self.writable -= usize::from(is_writable(&entry.file));
+        index
+    }
+
+    /// Whether an operation that has begun to use the file is to be done in place; if so, what it is, for
+    /// [`Files::was_done_in_place`].
+    pub(super) fn in_place(&mut self, index: usize, task: &Task) -> Option<Kind> {
+        let entry = &mut self.entries[index];
+        let kind = match task.handed_over()? {
+            HandedOver::Write => entry.in_place.write(),
+            HandedOver::Sync => entry.in_place.sync(),
+        };
+        let alone = entry.users == 1;
+        entry.in_place.admits(kind, alone).then_some(kind)
+    }
+
+    /// Whether an operation that is done in place may sleep.
+    pub(super) fn may_sleep(&self, kind: Kind) -> bool {
+        kind.may_sleep(self.writable == 1)
+    }
+
+    /// An operation was done in place, and slept meanwhile or did not. Of one that may sleep it is not to be told.
+    pub(super) fn was_done_in_place(&mut self, index: usize, kind: Kind, slept: bool) {
+        self.entries[index].in_place.was_done(kind, slept);
     }
 
     /// A file in use.
     pub(super) fn get(&self, index: usize) -> &BlockFile {
         &self.entries[index].file
     }
+}
+
+fn is_writable(file: &BlockFile) -> bool {
+    file.access() == Access::ReadWrite
 }
 
 impl FileSlot {

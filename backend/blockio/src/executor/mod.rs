@@ -11,6 +11,7 @@ mod error;
 #[cfg(any(test, feature = "faults"))]
 pub mod faulty;
 mod files;
+mod in_place;
 mod pace;
 mod task;
 #[cfg(test)]
@@ -56,6 +57,9 @@ pub enum Op {
         offset: u64,
         /// The memory to write. It may change while it is written (a guest shares it); then either value lands.
         buffer: Buffer,
+        /// Whether a file system probably has to take storage for it: the first write to its place. A hint only, about
+        /// how to execute it.
+        takes_storage: bool,
     },
     /// Makes everything durable that was written by operations that were done before this one was submitted
     /// (`fdatasync`). It says nothing about writes that were still in flight then.
@@ -131,8 +135,9 @@ pub trait Executor {
     /// Later operations on `slot` fail with [`IoError::NotRegistered`]. Unknown slots are ignored.
     fn unregister(&mut self, slot: FileSlot);
 
-    /// Starts an operation. Never blocks and never fails: failure is reported as the operation's event. It may stay
-    /// in memory until the next [`Executor::poll`] or [`Executor::wait`], so that a batch costs one system call.
+    /// Starts an operation. Never fails: failure is reported as the operation's event. It may stay
+    /// in memory until the next [`Executor::poll`] or [`Executor::wait`], so that a batch costs one system call. Never
+    /// waits for storage, except that a file whose storage has always answered at once may be the first time that it does not.
     fn submit(&mut self, key: u64, op: Op);
 
     /// Reports [`Event::Readable`] for a descriptor from now on. The executor keeps a duplicate of the descriptor,

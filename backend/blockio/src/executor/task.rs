@@ -34,7 +34,7 @@ pub(super) struct Task {
 
 enum Kind {
     Read(Buffer),
-    Write(Buffer),
+    Write { buffer: Buffer, takes_storage: bool },
     Sync,
     Zero,
     Reserve,
@@ -51,6 +51,16 @@ pub(super) enum Step {
     Sync,
     /// `fallocate`.
     Fallocate { mode: c_int, offset: u64, len: u64 },
+}
+
+/// An operation that io_uring is expected to hand over to a thread of the kernel, since it is not done without perhaps
+/// waiting.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum HandedOver {
+    /// A write that takes storage.
+    Write,
+    /// A sync.
+    Sync,
 }
 
 /// What a result means for the task.
@@ -92,9 +102,18 @@ impl Task {
                 let len = buffer.len() as u64;
                 (Kind::Read(buffer), offset, len)
             }
-            Op::Write { offset, buffer, .. } => {
+            Op::Write {
+                offset,
+                buffer,
+                takes_storage,
+                ..
+            } => {
                 let len = buffer.len() as u64;
-                (Kind::Write(buffer), offset, len)
+                let kind = Kind::Write {
+                    buffer,
+                    takes_storage,
+                };
+                (kind, offset, len)
             }
             Op::Sync { .. } => (Kind::Sync, 0, 0),
             Op::ZeroRange { offset, len, .. } => (Kind::Zero, offset, len),
@@ -125,6 +144,18 @@ impl Task {
         (self.len == 0 && !matches!(self.kind, Kind::Sync)).then_some(Ok(()))
     }
 
+    /// Whether and as what the operation is handed over.
+    pub(super) fn handed_over(&self) -> Option<HandedOver> {
+        match self.kind {
+            Kind::Write {
+                takes_storage: true,
+                ..
+            } => Some(HandedOver::Write),
+            Kind::Sync => Some(HandedOver::Sync),
+            _ => None,
+        }
+    }
+
     /// Whether the step must not be tried without blocking first: the last try said `EAGAIN`.
     pub(super) fn must_block(&self) -> bool {
         self.retries > 0
@@ -140,7 +171,7 @@ impl Task {
                 push_rest(segments, buffer, self.done);
                 Step::Read { offset }
             }
-            Kind::Write(buffer) => {
+            Kind::Write { buffer, .. } => {
                 push_rest(segments, buffer, self.done);
                 Step::Write { offset }
             }
@@ -193,7 +224,7 @@ impl Task {
                 Outcome::Done(Err(self.error(file, libc::EIO)))
             }
             // A write of nothing that is not an error would be tried for ever.
-            Kind::Write(_) | Kind::Zero if count == 0 => {
+            Kind::Write { .. } | Kind::Zero if count == 0 => {
                 Outcome::Done(Err(self.error(file, libc::EIO)))
             }
             _ => Outcome::Continue,
@@ -223,7 +254,7 @@ impl Task {
     fn action(&self) -> Action {
         match self.kind {
             Kind::Read(_) => Action::Read,
-            Kind::Write(_) => Action::Write,
+            Kind::Write { .. } => Action::Write,
             Kind::Sync => Action::Sync,
             Kind::Zero => Action::Zero,
             Kind::Reserve => Action::Reserve,

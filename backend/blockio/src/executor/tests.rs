@@ -1,5 +1,6 @@
 //! What both executors promise, checked on real files with each of them.
 
+mod in_place;
 mod watching;
 
 use std::collections::BTreeMap;
@@ -18,7 +19,26 @@ use crate::file::{Access, BlockFile, Caching, ZeroMethod};
 use crate::lock;
 use crate::testing::{Scattered, directories, pattern};
 
-type Make = fn() -> Option<Box<dyn Executor>>;
+/// A way to execute.
+#[derive(Clone, Copy)]
+struct Way {
+    make: fn() -> Option<Box<dyn Executor>>,
+    /// Files are taken to answer at once, so that what can be is done in place.
+    at_once: bool,
+}
+
+const URING: Way = Way {
+    make: uring,
+    at_once: false,
+};
+const IN_PLACE: Way = Way {
+    make: uring,
+    at_once: true,
+};
+const THREADS: Way = Way {
+    make: threads,
+    at_once: false,
+};
 
 /// `None`, loudly, where the machine has no io_uring: then the fallback is what would run here, and is tested.
 fn uring() -> Option<Box<dyn Executor>> {
@@ -35,20 +55,23 @@ fn threads() -> Option<Box<dyn Executor>> {
     Some(Box::new(PoolExecutor::new(4).expect("threads")))
 }
 
-/// Makes a test for each executor out of functions that take the way to make one.
-macro_rules! for_both {
+/// Makes a test for each way to execute out of functions that take one.
+macro_rules! for_each_way {
     ($($name:ident)*) => {
         mod on_io_uring {
-            $(#[test] fn $name() { super::$name(crate::executor::tests::uring); })*
+            $(#[test] fn $name() { super::$name(crate::executor::tests::URING); })*
+        }
+        mod on_io_uring_in_place {
+            $(#[test] fn $name() { super::$name(crate::executor::tests::IN_PLACE); })*
         }
         mod on_threads {
-            $(#[test] fn $name() { super::$name(crate::executor::tests::threads); })*
+            $(#[test] fn $name() { super::$name(crate::executor::tests::THREADS); })*
         }
     };
 }
-use for_both;
+use for_each_way;
 
-for_both! {
+for_each_way! {
     what_is_written_is_read_back
     scattered_memory_of_more_than_1024_segments_is_transferred
     each_of_many_operations_is_done_exactly_once
@@ -70,6 +93,7 @@ for_both! {
 struct Bench {
     executor: Box<dyn Executor>,
     directory: PathBuf,
+    at_once: bool,
 }
 
 impl Bench {
@@ -80,7 +104,10 @@ impl Bench {
     }
 
     fn open(&mut self, path: &Path, caching: Caching) -> FileSlot {
-        let file = BlockFile::open(path, Access::ReadWrite, caching).unwrap();
+        let mut file = BlockFile::open(path, Access::ReadWrite, caching).unwrap();
+        if self.at_once {
+            file.assume_answers_at_once();
+        }
         self.executor.register(Arc::new(file))
     }
 
@@ -115,12 +142,13 @@ impl Bench {
 }
 
 /// Runs a check on each kind of file system.
-fn on_each_file_system(make: Make, check: impl Fn(&mut Bench)) {
+fn on_each_file_system(way: Way, check: impl Fn(&mut Bench)) {
     for directory in directories() {
-        let Some(executor) = make() else { return };
+        let Some(executor) = (way.make)() else { return };
         check(&mut Bench {
             executor,
             directory: directory.path().to_owned(),
+            at_once: way.at_once,
         });
     }
 }
@@ -134,6 +162,7 @@ fn write(file: FileSlot, offset: u64, buffer: Buffer) -> Op {
         file,
         offset,
         buffer,
+        takes_storage: true,
     }
 }
 
@@ -145,8 +174,8 @@ fn read(file: FileSlot, offset: u64, buffer: &Buffer) -> Op {
     }
 }
 
-fn what_is_written_is_read_back(make: Make) {
-    on_each_file_system(make, |bench| {
+fn what_is_written_is_read_back(way: Way) {
+    on_each_file_system(way, |bench| {
         for caching in [
             Caching::Buffered,
             Caching::Direct {
@@ -172,8 +201,8 @@ fn what_is_written_is_read_back(make: Make) {
     });
 }
 
-fn scattered_memory_of_more_than_1024_segments_is_transferred(make: Make) {
-    on_each_file_system(make, |bench| {
+fn scattered_memory_of_more_than_1024_segments_is_transferred(way: Way) {
+    on_each_file_system(way, |bench| {
         let path = bench.create("image", b"");
         let file = bench.open(&path, Caching::Buffered);
         let bytes = pattern(2500 * 3, 5);
@@ -191,8 +220,8 @@ fn scattered_memory_of_more_than_1024_segments_is_transferred(make: Make) {
     });
 }
 
-fn each_of_many_operations_is_done_exactly_once(make: Make) {
-    on_each_file_system(make, |bench| {
+fn each_of_many_operations_is_done_exactly_once(way: Way) {
+    on_each_file_system(way, |bench| {
         let path = bench.create("image", b"");
         let file = bench.open(&path, Caching::Buffered);
         let block = |index: u64| buffer_of(&index.to_le_bytes().repeat(64));
@@ -219,8 +248,8 @@ fn each_of_many_operations_is_done_exactly_once(make: Make) {
     });
 }
 
-fn a_read_past_the_end_of_the_file_fails(make: Make) {
-    on_each_file_system(make, |bench| {
+fn a_read_past_the_end_of_the_file_fails(way: Way) {
+    on_each_file_system(way, |bench| {
         for caching in [
             Caching::Buffered,
             Caching::Direct {
@@ -238,8 +267,8 @@ fn a_read_past_the_end_of_the_file_fails(make: Make) {
     });
 }
 
-fn a_zeroed_range_reads_as_zeros_and_gives_its_storage_back(make: Make) {
-    on_each_file_system(make, |bench| {
+fn a_zeroed_range_reads_as_zeros_and_gives_its_storage_back(way: Way) {
+    on_each_file_system(way, |bench| {
         let path = bench.create("image", &[7; 1 << 20]);
         let opened = BlockFile::open(&path, Access::ReadWrite, Caching::Buffered).unwrap();
         let opened = Arc::new(opened);
@@ -276,8 +305,8 @@ fn a_zeroed_range_reads_as_zeros_and_gives_its_storage_back(make: Make) {
     });
 }
 
-fn reserved_storage_changes_neither_contents_nor_size(make: Make) {
-    on_each_file_system(make, |bench| {
+fn reserved_storage_changes_neither_contents_nor_size(way: Way) {
+    on_each_file_system(way, |bench| {
         let contents = pattern(5000, 3);
         let path = bench.create("image", &contents);
         let before = fs::metadata(&path).unwrap().blocks();
@@ -297,8 +326,8 @@ fn reserved_storage_changes_neither_contents_nor_size(make: Make) {
     });
 }
 
-fn zeros_are_written_where_nothing_else_works(make: Make) {
-    on_each_file_system(make, |bench| {
+fn zeros_are_written_where_nothing_else_works(way: Way) {
+    on_each_file_system(way, |bench| {
         let path = bench.create("image", &[7; 6 << 20]);
         let opened = BlockFile::open(&path, Access::ReadWrite, Caching::Buffered).unwrap();
         opened.give_up_zero_methods_before(ZeroMethod::Write);
@@ -319,8 +348,8 @@ fn zeros_are_written_where_nothing_else_works(make: Make) {
     });
 }
 
-fn errors_name_the_file_and_the_cause(make: Make) {
-    on_each_file_system(make, |bench| {
+fn errors_name_the_file_and_the_cause(way: Way) {
+    on_each_file_system(way, |bench| {
         let path = bench.create("base", &[0; 512]);
         let opened = BlockFile::open(&path, Access::ReadOnly, Caching::Buffered).unwrap();
         let file = bench.executor.register(Arc::new(opened));
@@ -345,8 +374,8 @@ fn errors_name_the_file_and_the_cause(make: Make) {
     });
 }
 
-fn operations_on_files_that_are_not_registered_fail(make: Make) {
-    on_each_file_system(make, |bench| {
+fn operations_on_files_that_are_not_registered_fail(way: Way) {
+    on_each_file_system(way, |bench| {
         let path = bench.create("old", b"old");
         let old = bench.open(&path, Caching::Buffered);
         bench.executor.unregister(old);
@@ -365,8 +394,8 @@ fn operations_on_files_that_are_not_registered_fail(make: Make) {
     });
 }
 
-fn a_file_may_leave_while_it_is_in_use(make: Make) {
-    on_each_file_system(make, |bench| {
+fn a_file_may_leave_while_it_is_in_use(way: Way) {
+    on_each_file_system(way, |bench| {
         let path = bench.create("image", b"");
         let file = bench.open(&path, Caching::Buffered);
         // Too many segments for one step: later steps begin after the file has left.
@@ -397,8 +426,8 @@ fn a_file_may_leave_while_it_is_in_use(make: Make) {
     });
 }
 
-fn more_files_than_the_kernel_registers_can_be_used(make: Make) {
-    on_each_file_system(make, |bench| {
+fn more_files_than_the_kernel_registers_can_be_used(way: Way) {
+    on_each_file_system(way, |bench| {
         let path = bench.create("image", b"");
         let opened = BlockFile::open(&path, Access::ReadWrite, Caching::Buffered).unwrap();
         let opened = Arc::new(opened);
@@ -417,8 +446,8 @@ fn more_files_than_the_kernel_registers_can_be_used(make: Make) {
     });
 }
 
-fn nothing_to_do_is_done_at_once(make: Make) {
-    on_each_file_system(make, |bench| {
+fn nothing_to_do_is_done_at_once(way: Way) {
+    on_each_file_system(way, |bench| {
         let path = bench.create("image", b"as it was");
         let file = bench.open(&path, Caching::Buffered);
         let nothing = [
@@ -438,9 +467,11 @@ fn nothing_to_do_is_done_at_once(make: Make) {
     });
 }
 
-fn dropping_an_executor_finishes_what_was_submitted(make: Make) {
+fn dropping_an_executor_finishes_what_was_submitted(way: Way) {
     for directory in directories() {
-        let Some(mut executor) = make() else { return };
+        let Some(mut executor) = (way.make)() else {
+            return;
+        };
         let path = directory.path().join("image");
         fs::write(&path, b"").unwrap();
         let opened = BlockFile::open(&path, Access::ReadWrite, Caching::Buffered).unwrap();
@@ -457,9 +488,11 @@ fn dropping_an_executor_finishes_what_was_submitted(make: Make) {
     }
 }
 
-fn files_and_locks_are_free_after_the_drop(make: Make) {
+fn files_and_locks_are_free_after_the_drop(way: Way) {
     for directory in directories() {
-        let Some(mut executor) = make() else { return };
+        let Some(mut executor) = (way.make)() else {
+            return;
+        };
         let path = directory.path().join("image");
         fs::write(&path, b"").unwrap();
         let open = || BlockFile::open(&path, Access::ReadWrite, Caching::Buffered).unwrap();
@@ -482,7 +515,7 @@ enum Deed {
 }
 
 /// Batches of operations on different blocks of 100 bytes, so that any order within a batch gives the same.
-fn random_operations_do_what_a_model_does(make: Make) {
+fn random_operations_do_what_a_model_does(way: Way) {
     const BLOCK: usize = 100;
     const BLOCKS: usize = 12;
     let deed = prop_oneof![
@@ -493,10 +526,11 @@ fn random_operations_do_what_a_model_does(make: Make) {
     let batch = prop::collection::btree_map(0..BLOCKS, deed, 0..BLOCKS);
     let script = prop::collection::vec(batch, 0..8);
     let directory = tempfile::tempdir().unwrap();
-    let Some(executor) = make() else { return };
+    let Some(executor) = (way.make)() else { return };
     let bench = std::cell::RefCell::new(Bench {
         executor,
         directory: directory.path().to_owned(),
+        at_once: way.at_once,
     });
     let config = Config {
         cases: 64,
@@ -522,6 +556,7 @@ fn random_operations_do_what_a_model_does(make: Make) {
                                 file,
                                 offset,
                                 buffer: buffer_of(part),
+                                takes_storage: byte % 2 == 0,
                             }
                         }
                         Deed::Zero => {

@@ -13,11 +13,13 @@ use libc::iovec;
 use slab::Slab;
 
 use super::files::Files;
+use super::in_place::Kind;
 use super::pace::Pace;
 use super::task::{Outcome, Step, Task};
+use super::thread_pool::execute;
 use super::watches::{Interest, WatchId, Watches};
 use super::{Event, Executor, FileSlot, IoError, Op};
-use crate::file::BlockFile;
+use crate::file::{BlockFile, sleeps};
 
 /// Places in the submission queue. More operations than this in one batch cost more system calls, nothing else.
 const SUBMISSION_ENTRIES: u32 = 256;
@@ -265,6 +267,30 @@ impl UringExecutor {
         }
     }
 
+    /// Does an operation at once, see [`super::in_place`].
+    fn do_in_place(&mut self, mut running: Running, kind: Kind) {
+        let place = running.task.file;
+        let file = self.files.get(place);
+        let may_sleep = self.files.may_sleep(kind);
+        let before = if may_sleep { None } else { sleeps() };
+        let result = loop {
+            let step = running.task.step(file, &mut running.segments);
+            let result = execute(file.as_raw_fd(), step, &running.segments);
+            if let Outcome::Done(result) = running.task.advance(file, result) {
+                break result;
+            }
+        };
+        if !may_sleep {
+            let slept = before.is_none() || sleeps() != before;
+            self.files.was_done_in_place(place, kind, slept);
+        }
+        let Running { task, segments } = running;
+        self.keep_list(segments);
+        self.end_use(place);
+        let key = task.key;
+        self.settled.push(Event::Done { key, result });
+    }
+
     fn watch_fired(&mut self, id: WatchId, result: i32, events: &mut Vec<Event>) {
         let Some(watch) = self.watches.get(id) else {
             return;
@@ -344,7 +370,11 @@ impl Executor for UringExecutor {
             return;
         }
         let segments = self.spare_lists.pop().unwrap_or_default();
-        let index = self.tasks.insert(Running { task, segments });
+        let running = Running { task, segments };
+        if let Some(kind) = self.files.in_place(file, &running.task) {
+            return self.do_in_place(running, kind);
+        }
+        let index = self.tasks.insert(running);
         self.start(index);
     }
 

@@ -1,5 +1,6 @@
 //! Image files and block devices: opening them, and blocking helpers for control paths.
 
+mod at_once;
 mod claim;
 mod control;
 mod create;
@@ -21,6 +22,7 @@ use std::sync::atomic::AtomicU8;
 
 use rustix::fs::{Mode, OFlags, SeekFrom};
 
+pub(crate) use at_once::sleeps;
 pub use create::{CreateError, NewFile};
 pub use direct::DioAlignment;
 pub use error::{OpenError, OpenProblem};
@@ -135,6 +137,7 @@ pub struct BlockFile {
     claim: Option<File>,
     /// `Some` if it is open for direct I/O.
     dio_alignment: Option<DioAlignment>,
+    answers_at_once: bool,
     identity: FileIdentity,
     /// How many of the methods for zeroing ranges have turned out not to be supported.
     zero_methods_given_up: AtomicU8,
@@ -184,11 +187,13 @@ impl BlockFile {
             access,
             claim: None,
             dio_alignment: None,
+            answers_at_once: false,
             identity,
             zero_methods_given_up: AtomicU8::new(0),
         };
         if let Caching::Direct { alignment_max } = caching {
             opened.try_direct(alignment_max);
+            opened.find_out_answers_at_once();
         }
         Ok(opened)
     }

@@ -178,6 +178,7 @@ impl Session {
                         file,
                         offset: start.0,
                         buffer,
+                        takes_storage: false,
                     },
                     Request::WriteZeroes(DiskRange { start, len }) => Op::ZeroRange {
                         file,

@@ -66,6 +66,12 @@ impl Engine {
         count << self.layout.block_size().shift()
     }
 
+    /// Whether a write of `range` is the first to any of its blocks, as of now.
+    pub fn is_first_write(&self, range: DiskRange) -> bool {
+        let (first, end) = self.layout.blocks_touched(range.start.0, range.end());
+        self.bitmap.find(false, first, end).is_some()
+    }
+
     /// Bytes of the blocks that a write of `range` has to fill up with what the parents have, as of now: those at its ends
     /// that are neither allocated nor covered.
     pub fn filled_up_by_write(&self, range: DiskRange) -> u64 {

@@ -62,6 +62,7 @@ impl Fixture {
             file: self.slot,
             offset,
             buffer: buffer.clone(),
+            takes_storage: false,
         };
         Task::new(1, 0, op)
     }

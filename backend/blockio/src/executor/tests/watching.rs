@@ -11,11 +11,11 @@ use std::time::Duration;
 use rustix::event::{EventfdFlags, eventfd};
 use rustix::io::Errno;
 
-use super::{Make, buffer_of, for_both, write};
+use super::{Way, buffer_of, for_each_way, write};
 use crate::executor::{Event, Executor};
 use crate::file::{Access, BlockFile, Caching};
 
-for_both! {
+for_each_way! {
     a_readable_descriptor_is_reported_until_it_is_read
     a_descriptor_that_becomes_readable_ends_the_wait
     an_ended_watch_reports_nothing_more
@@ -71,8 +71,10 @@ fn readable(events: &[Event]) -> Vec<u64> {
     keys
 }
 
-fn a_readable_descriptor_is_reported_until_it_is_read(make: Make) {
-    let Some(mut executor) = make() else { return };
+fn a_readable_descriptor_is_reported_until_it_is_read(way: Way) {
+    let Some(mut executor) = (way.make)() else {
+        return;
+    };
     let descriptor = event_descriptor();
     executor.watch(5, descriptor.as_fd()).unwrap();
     assert_eq!(readable_now(&mut *executor), []);
@@ -92,8 +94,10 @@ fn a_readable_descriptor_is_reported_until_it_is_read(make: Make) {
     assert_eq!(readable(&events), [5]);
 }
 
-fn a_descriptor_that_becomes_readable_ends_the_wait(make: Make) {
-    let Some(mut executor) = make() else { return };
+fn a_descriptor_that_becomes_readable_ends_the_wait(way: Way) {
+    let Some(mut executor) = (way.make)() else {
+        return;
+    };
     let descriptor = event_descriptor();
     executor.watch(1, descriptor.as_fd()).unwrap();
     let other_end = descriptor.try_clone().unwrap();
@@ -104,8 +108,10 @@ fn a_descriptor_that_becomes_readable_ends_the_wait(make: Make) {
     signaller.join().unwrap();
 }
 
-fn an_ended_watch_reports_nothing_more(make: Make) {
-    let Some(mut executor) = make() else { return };
+fn an_ended_watch_reports_nothing_more(way: Way) {
+    let Some(mut executor) = (way.make)() else {
+        return;
+    };
     let (never_asked, armed, fired) = (event_descriptor(), event_descriptor(), event_descriptor());
     executor.watch(2, armed.as_fd()).unwrap();
     executor.watch(3, fired.as_fd()).unwrap();
@@ -122,8 +128,10 @@ fn an_ended_watch_reports_nothing_more(make: Make) {
     assert_eq!(readable_now(&mut *executor), []);
 }
 
-fn a_key_can_be_watched_again_with_another_descriptor(make: Make) {
-    let Some(mut executor) = make() else { return };
+fn a_key_can_be_watched_again_with_another_descriptor(way: Way) {
+    let Some(mut executor) = (way.make)() else {
+        return;
+    };
     let (old, new) = (event_descriptor(), event_descriptor());
     executor.watch(1, old.as_fd()).unwrap();
     assert_eq!(readable_now(&mut *executor), []);
@@ -136,8 +144,10 @@ fn a_key_can_be_watched_again_with_another_descriptor(make: Make) {
     assert_eq!(readable_now(&mut *executor), [1]);
 }
 
-fn a_key_has_one_watch_at_a_time(make: Make) {
-    let Some(mut executor) = make() else { return };
+fn a_key_has_one_watch_at_a_time(way: Way) {
+    let Some(mut executor) = (way.make)() else {
+        return;
+    };
     let descriptor = event_descriptor();
     executor.watch(1, descriptor.as_fd()).unwrap();
     let error = executor.watch(1, descriptor.as_fd()).unwrap_err();
@@ -147,8 +157,10 @@ fn a_key_has_one_watch_at_a_time(make: Make) {
     assert_eq!(readable_now(&mut *executor), [1, 2]);
 }
 
-fn the_caller_may_close_its_descriptor(make: Make) {
-    let Some(mut executor) = make() else { return };
+fn the_caller_may_close_its_descriptor(way: Way) {
+    let Some(mut executor) = (way.make)() else {
+        return;
+    };
     let descriptor = event_descriptor();
     let other_end = descriptor.try_clone().unwrap();
     executor.watch(1, descriptor.as_fd()).unwrap();
@@ -160,8 +172,10 @@ fn the_caller_may_close_its_descriptor(make: Make) {
     assert_eq!(readable_now(&mut *executor), [1]);
 }
 
-fn a_hang_up_is_reported(make: Make) {
-    let Some(mut executor) = make() else { return };
+fn a_hang_up_is_reported(way: Way) {
+    let Some(mut executor) = (way.make)() else {
+        return;
+    };
     let (reader, writer) = std::io::pipe().unwrap();
     executor.watch(1, reader.as_fd()).unwrap();
     assert_eq!(readable_now(&mut *executor), []);
@@ -169,8 +183,10 @@ fn a_hang_up_is_reported(make: Make) {
     assert_eq!(readable_now(&mut *executor), [1]);
 }
 
-fn a_wait_ends_after_its_time(make: Make) {
-    let Some(mut executor) = make() else { return };
+fn a_wait_ends_after_its_time(way: Way) {
+    let Some(mut executor) = (way.make)() else {
+        return;
+    };
     let descriptor = event_descriptor();
     executor.watch(1, descriptor.as_fd()).unwrap();
     let mut events = Vec::new();
@@ -182,8 +198,10 @@ fn a_wait_ends_after_its_time(make: Make) {
     assert!(events.is_empty(), "{events:?}");
 }
 
-fn many_descriptors_are_told_apart(make: Make) {
-    let Some(mut executor) = make() else { return };
+fn many_descriptors_are_told_apart(way: Way) {
+    let Some(mut executor) = (way.make)() else {
+        return;
+    };
     let descriptors: Vec<_> = (0..600).map(|_| event_descriptor()).collect();
     for (key, descriptor) in (1000..).zip(&descriptors) {
         executor.watch(key, descriptor.as_fd()).unwrap();
@@ -194,8 +212,10 @@ fn many_descriptors_are_told_apart(make: Make) {
     assert_eq!(readable_now(&mut *executor), [1000, 1255, 1256, 1599]);
 }
 
-fn one_wait_covers_operations_and_descriptors(make: Make) {
-    let Some(mut executor) = make() else { return };
+fn one_wait_covers_operations_and_descriptors(way: Way) {
+    let Some(mut executor) = (way.make)() else {
+        return;
+    };
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("image");
     fs::write(&path, b"").unwrap();
@@ -225,9 +245,11 @@ fn one_wait_covers_operations_and_descriptors(make: Make) {
 }
 
 /// Another thread signals, and signals again only once it has been answered: one lost wakeup, and both wait for ever.
-fn no_wakeup_is_lost(make: Make) {
+fn no_wakeup_is_lost(way: Way) {
     const ROUNDS: usize = 5000;
-    let Some(mut executor) = make() else { return };
+    let Some(mut executor) = (way.make)() else {
+        return;
+    };
     let ping = event_descriptor();
     let pong = eventfd(0, EventfdFlags::CLOEXEC).unwrap();
     executor.watch(7, ping.as_fd()).unwrap();
@@ -251,8 +273,10 @@ fn no_wakeup_is_lost(make: Make) {
     other.join().unwrap();
 }
 
-fn an_executor_with_watches_can_be_dropped(make: Make) {
-    let Some(mut executor) = make() else { return };
+fn an_executor_with_watches_can_be_dropped(way: Way) {
+    let Some(mut executor) = (way.make)() else {
+        return;
+    };
     let (armed, readable) = (event_descriptor(), event_descriptor());
     executor.watch(1, armed.as_fd()).unwrap();
     executor.watch(2, readable.as_fd()).unwrap();
@@ -280,8 +304,10 @@ fn fill(socket: &UnixStream) -> usize {
     }
 }
 
-fn a_full_socket_is_reported_once_it_takes_bytes(make: Make) {
-    let Some(mut executor) = make() else { return };
+fn a_full_socket_is_reported_once_it_takes_bytes(way: Way) {
+    let Some(mut executor) = (way.make)() else {
+        return;
+    };
     let (near, mut far) = UnixStream::pair().unwrap();
     near.set_nonblocking(true).unwrap();
     let filled = fill(&near);

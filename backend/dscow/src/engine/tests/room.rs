@@ -32,6 +32,18 @@ fn room_reaches_to_what_is_allocated() {
 }
 
 #[test]
+fn a_write_is_the_first_if_it_is_to_any_of_its_blocks() {
+    let disk = disk();
+    let is_first = |start, len| disk.engine.is_first_write(DiskRange::new(start, len));
+    assert!(is_first(8 * BLOCK, BLOCK));
+    assert!(is_first(8 * BLOCK + 512, 512));
+    assert!(is_first(4 * BLOCK, 2 * BLOCK));
+    assert!(is_first(3 * BLOCK + 3584, 1024));
+    assert!(!is_first(4 * BLOCK, BLOCK));
+    assert!(!is_first(4 * BLOCK + 512, 512));
+}
+
+#[test]
 fn a_write_fills_up_the_blocks_at_its_ends() {
     let disk = disk();
     let filled = |start, len| disk.engine.filled_up_by_write(DiskRange::new(start, len));
