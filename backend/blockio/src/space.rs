@@ -192,6 +192,11 @@ impl<H> Space<H> {
         self.prepare(range, room, stride)
     }
 
+    /// Whether storage was taken for all of `range` before anything was written there.
+    pub(crate) fn is_prepared(&self, range: DiskRange) -> bool {
+        self.prepared.holds(range)
+    }
+
     fn prepare(&mut self, range: DiskRange, room: DiskRange, stride: DiskRange) -> Verdict {
         match self.method {
             Method::Plain => Verdict::Go,
@@ -315,6 +320,16 @@ impl Blocks {
         for (index, mask) in self.masks(start, end) {
             *self.words.entry(index).or_default() |= mask;
         }
+    }
+
+    /// Whether all blocks of `range` are in.
+    fn holds(&self, range: DiskRange) -> bool {
+        let holds = |(index, mask)| {
+            self.words
+                .get(&index)
+                .is_some_and(|word| word & mask == mask)
+        };
+        !self.words.is_empty() && self.masks(range.start.0, range.end()).all(holds)
     }
 
     /// Takes out the blocks of `range`. Tells whether all of them were in.

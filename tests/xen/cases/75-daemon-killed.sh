@@ -5,8 +5,14 @@
 # either.
 memory=$work/memory
 mkdir "$memory"
-mount -t tmpfs -o size=48M tmpfs "$memory"
-give_up_memory() { ! mountpoint -q "$memory" || umount "$memory"; }
+modprobe brd rd_nr=1 rd_size=$((64 << 10))
+mkfs.ext4 -q /dev/ram0
+mount /dev/ram0 "$memory"
+# Can be repeated, wherever it has stopped.
+give_up_memory() {
+    { ! mountpoint -q "$memory" || umount "$memory"; } &&
+        { [ ! -e /dev/ram0 ] || rmmod brd; }
+}
 cowback create "$memory/data.cow" --size 32M
 create_guest vm "$(overlay xvda "$work/vm.cow" "$base")" "$(overlay xvdb "$memory/data.cow")"
 wait_multiuser vm
@@ -39,4 +45,4 @@ assert_image_clean "$work/vm.cow"
 assert_image_clean "$memory/data.cow"
 left=$(ls /run/cowback/disks)
 assert_eq "" "$left" "run states that are left"
-eventually 30 "giving up the file system in memory" give_up_memory
+eventually 30 "giving up the storage in memory" give_up_memory

@@ -72,7 +72,8 @@ impl Disk {
     /// Performs a change, or holds it back for a moment.
     pub(super) fn start_change(&mut self, executor: &mut dyn Executor, mut change: Change) {
         if let Op::Write { takes_storage, .. } = &mut change.io {
-            *takes_storage = self.engine.is_first_write(change.range);
+            *takes_storage = self.engine.is_first_write(change.range)
+                && !self.changes.space.is_prepared(change.range);
         }
         let space = &mut self.changes.space;
         let verdict = match change.io {

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use slab::Slab;
 
-use super::in_place::{InPlace, Kind};
+use super::in_place::{InPlace, Kind, Measure};
 use super::task::{HandedOver, Task};
 use crate::file::{Access, BlockFile};
 
@@ -97,19 +97,23 @@ impl Files {
         let kind = match task.handed_over()? {
             HandedOver::Write => entry.in_place.write(),
             HandedOver::Sync => entry.in_place.sync(),
+            HandedOver::Fallocate => {
+                entry.in_place.changes_storage();
+                return None;
+            }
         };
         let alone = entry.users == 1;
         entry.in_place.admits(kind, alone).then_some(kind)
     }
 
-    /// Whether an operation that is done in place may sleep.
-    pub(super) fn may_sleep(&self, kind: Kind) -> bool {
-        kind.may_sleep(self.writable == 1)
+    /// An operation is about to be done in place.
+    pub(super) fn measure(&self, kind: Kind) -> Measure {
+        Measure::begin(kind, self.writable == 1)
     }
 
-    /// An operation was done in place, and slept meanwhile or did not. Of one that may sleep it is not to be told.
-    pub(super) fn was_done_in_place(&mut self, index: usize, kind: Kind, slept: bool) {
-        self.entries[index].in_place.was_done(kind, slept);
+    /// An operation was done in place, and held the worker up or did not.
+    pub(super) fn was_done_in_place(&mut self, index: usize, kind: Kind, held_up: bool) {
+        self.entries[index].in_place.was_done(kind, held_up);
     }
 
     /// A file in use.

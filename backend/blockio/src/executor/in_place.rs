@@ -9,7 +9,12 @@
 //! while, and for twice as long each time that it happens again.
 //!
 //! One kind does sleep even on such storage: a sync that has the file system commit its journal waits for the journal's thread.
-//! While no other image of the worker is written, there is nobody to be held up by that, and it is done in place as well.
+//! While no other image of the worker is written, it is done in place as well, if that does not take long: what a worker has
+//! beside it, disks that are only read and the control plane, can wait for so long.
+
+use std::time::{Duration, Instant};
+
+use crate::file::sleeps;
 
 /// What is handed over otherwise.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -26,6 +31,9 @@ pub(super) enum Kind {
 const HANDED_OVER_MIN: u32 = 16;
 const HANDED_OVER_MAX: u32 = 1 << 14;
 
+/// How long a commit may take in place.
+const COMMIT_MAX: Duration = Duration::from_millis(5);
+
 /// What is known about one file.
 #[derive(Debug)]
 pub(super) struct InPlace {
@@ -40,8 +48,10 @@ pub(super) struct InPlace {
 struct Trust {
     /// So many are handed over yet.
     handed_over: u32,
-    /// So many will be, if the next one in place sleeps.
+    /// So many will be, if the next one in place holds the worker up.
     penalty: u32,
+    /// So many in place have not.
+    good: u32,
 }
 
 impl InPlace {
@@ -50,6 +60,7 @@ impl InPlace {
         let trust = Trust {
             handed_over: 0,
             penalty: HANDED_OVER_MIN,
+            good: 0,
         };
         Self {
             answers_at_once,
@@ -87,22 +98,53 @@ impl InPlace {
         alone
     }
 
-    /// An operation was done in place, and slept meanwhile or did not. Of one that may sleep it is not to be told.
-    pub(super) fn was_done(&mut self, kind: Kind, slept: bool) {
+    /// Storage is taken, or given back, by something that is never done in place.
+    pub(super) fn changes_storage(&mut self) {
+        self.taken = true;
+    }
+
+    /// An operation was done in place, and held the worker up or did not.
+    pub(super) fn was_done(&mut self, kind: Kind, held_up: bool) {
         let trust = &mut self.kinds[kind as usize];
-        if slept {
+        if held_up {
             trust.handed_over = trust.penalty;
             trust.penalty = (trust.penalty * 2).min(HANDED_OVER_MAX);
+            trust.good = 0;
         } else {
-            trust.penalty = (trust.penalty / 2).max(HANDED_OVER_MIN);
+            // As many good ones as there would be handed over, so that one that is good now and then does not help.
+            trust.good += 1;
+            if trust.good >= trust.penalty {
+                trust.penalty = (trust.penalty / 2).max(HANDED_OVER_MIN);
+                trust.good = 0;
+            }
         }
     }
 }
 
-impl Kind {
-    /// Whether such an operation may sleep. `sole`: no other file of the executor is written.
-    pub(super) fn may_sleep(self, sole: bool) -> bool {
-        sole && self == Self::Commit
+/// How it is seen whether an operation in place holds its worker up.
+pub(super) enum Measure {
+    /// It does if it sleeps: how often the thread had slept before.
+    Sleeps(Option<i64>),
+    /// It does if it takes long: when it began.
+    Time(Instant),
+}
+
+impl Measure {
+    /// Begins to measure an operation. `sole`: no other file of the executor is written.
+    pub(super) fn begin(kind: Kind, sole: bool) -> Self {
+        if sole && kind == Kind::Commit {
+            Self::Time(Instant::now())
+        } else {
+            Self::Sleeps(sleeps())
+        }
+    }
+
+    /// Whether it has held the worker up. If the kernel does not tell, it has.
+    pub(super) fn is_held_up(&self) -> bool {
+        match self {
+            Self::Sleeps(before) => before.is_none() || sleeps() != *before,
+            Self::Time(begun) => begun.elapsed() > COMMIT_MAX,
+        }
     }
 }
 
@@ -150,11 +192,27 @@ mod tests {
             in_place.was_done(Kind::Write, true);
         }
         assert_eq!(handed_over(&mut in_place, Kind::Write), 64);
-        for _ in 0..10 {
-            in_place.was_done(Kind::Write, false);
+        let mut after_good = |count| {
+            for _ in 0..count {
+                in_place.was_done(Kind::Write, false);
+            }
+            in_place.was_done(Kind::Write, true);
+            handed_over(&mut in_place, Kind::Write)
+        };
+        // From 128: one too few, and then enough.
+        assert_eq!(after_good(127), 128);
+        assert_eq!(after_good(256 + 128 + 64), 32);
+        assert_eq!(after_good(100_000), HANDED_OVER_MIN);
+    }
+
+    #[test]
+    fn one_that_is_good_now_and_then_does_not_help() {
+        let mut in_place = InPlace::new(true);
+        for _ in 0..12 {
+            in_place.was_done(Kind::Sync, false);
+            in_place.was_done(Kind::Sync, true);
         }
-        in_place.was_done(Kind::Write, true);
-        assert_eq!(handed_over(&mut in_place, Kind::Write), HANDED_OVER_MIN);
+        assert_eq!(handed_over(&mut in_place, Kind::Sync), HANDED_OVER_MAX);
     }
 
     #[test]
@@ -178,11 +236,28 @@ mod tests {
     }
 
     #[test]
-    fn only_a_commit_may_sleep_and_only_if_nobody_else_writes() {
-        let may_sleep =
-            |sole| [Kind::Write, Kind::Commit, Kind::Sync].map(|kind| kind.may_sleep(sole));
-        assert_eq!(may_sleep(true), [false, true, false]);
-        assert_eq!(may_sleep(false), [false; 3]);
+    fn only_a_commit_may_sleep_for_a_moment_and_only_if_nobody_else_writes() {
+        let holds_up = |kind, sole, millis| {
+            let measure = Measure::begin(kind, sole);
+            std::thread::sleep(Duration::from_millis(millis));
+            measure.is_held_up()
+        };
+        let kinds = [Kind::Write, Kind::Commit, Kind::Sync];
+        assert_eq!(kinds.map(|kind| holds_up(kind, false, 1)), [true; 3]);
+        assert!(holds_up(Kind::Write, true, 1) && holds_up(Kind::Sync, true, 1));
+        assert!(holds_up(Kind::Commit, true, 6));
+        // However long this machine needs for nothing, no sleep is counted for it.
+        assert!(matches!(
+            Measure::begin(Kind::Commit, true),
+            Measure::Time(_)
+        ));
+    }
+
+    #[test]
+    fn the_sync_after_storage_was_given_back_is_a_commit() {
+        let mut in_place = InPlace::new(true);
+        in_place.changes_storage();
+        assert_eq!(in_place.sync(), Kind::Commit);
     }
 
     #[test]

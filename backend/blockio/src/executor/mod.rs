@@ -136,8 +136,8 @@ pub trait Executor {
     fn unregister(&mut self, slot: FileSlot);
 
     /// Starts an operation. Never fails: failure is reported as the operation's event. It may stay
-    /// in memory until the next [`Executor::poll`] or [`Executor::wait`], so that a batch costs one system call. Never
-    /// waits for storage, except that a file whose storage has always answered at once may be the first time that it does not.
+    /// in memory until the next [`Executor::poll`] or [`Executor::wait`], so that a batch costs one system call. Does not
+    /// wait for storage, except as said in `in_place`: where it answers at once, and to find out whether it still does.
     fn submit(&mut self, key: u64, op: Op);
 
     /// Reports [`Event::Readable`] for a descriptor from now on. The executor keeps a duplicate of the descriptor,

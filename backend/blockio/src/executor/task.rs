@@ -61,6 +61,8 @@ pub(super) enum HandedOver {
     Write,
     /// A sync.
     Sync,
+    /// Storage is taken or given back without a write.
+    Fallocate,
 }
 
 /// What a result means for the task.
@@ -152,7 +154,8 @@ impl Task {
                 ..
             } => Some(HandedOver::Write),
             Kind::Sync => Some(HandedOver::Sync),
-            _ => None,
+            Kind::Zero | Kind::Reserve => Some(HandedOver::Fallocate),
+            Kind::Read(_) | Kind::Write { .. } => None,
         }
     }
 

@@ -19,7 +19,7 @@ use super::task::{Outcome, Step, Task};
 use super::thread_pool::execute;
 use super::watches::{Interest, WatchId, Watches};
 use super::{Event, Executor, FileSlot, IoError, Op};
-use crate::file::{BlockFile, sleeps};
+use crate::file::BlockFile;
 
 /// Places in the submission queue. More operations than this in one batch cost more system calls, nothing else.
 const SUBMISSION_ENTRIES: u32 = 256;
@@ -269,10 +269,13 @@ impl UringExecutor {
 
     /// Does an operation at once, see [`super::in_place`].
     fn do_in_place(&mut self, mut running: Running, kind: Kind) {
+        if !self.ring.submission().is_empty() {
+            // The storage works on what is queued meanwhile. If this fails, it stays queued, and the next poll says why.
+            let _ = self.ring.submit();
+        }
         let place = running.task.file;
         let file = self.files.get(place);
-        let may_sleep = self.files.may_sleep(kind);
-        let before = if may_sleep { None } else { sleeps() };
+        let measure = self.files.measure(kind);
         let result = loop {
             let step = running.task.step(file, &mut running.segments);
             let result = execute(file.as_raw_fd(), step, &running.segments);
@@ -280,10 +283,8 @@ impl UringExecutor {
                 break result;
             }
         };
-        if !may_sleep {
-            let slept = before.is_none() || sleeps() != before;
-            self.files.was_done_in_place(place, kind, slept);
-        }
+        let held_up = measure.is_held_up();
+        self.files.was_done_in_place(place, kind, held_up);
         let Running { task, segments } = running;
         self.keep_list(segments);
         self.end_use(place);

@@ -50,6 +50,17 @@ impl BlockFile {
         }
     }
 
+    /// Whether a read past the page cache is known to come from storage, and not from a cache of the file system's own.
+    pub(super) fn direct_reads_are_of_storage(&self) -> bool {
+        const KNOWN: [libc::c_long; 3] = [
+            libc::EXT4_SUPER_MAGIC,
+            libc::XFS_SUPER_MAGIC,
+            libc::TMPFS_MAGIC,
+        ];
+        self.kind() == FileKind::Regular
+            && rustix::fs::fstatfs(&self.file).is_ok_and(|status| KNOWN.contains(&status.f_type))
+    }
+
     /// Has the file system take storage for this file in pieces of `bytes`, aligned to that. The file must not hold any
     /// yet.
     ///

@@ -55,6 +55,20 @@ fn a_small_first_write_is_filled_up_once() {
 }
 
 #[test]
+fn what_was_filled_up_is_prepared_until_it_is_written() {
+    let mut space = space(Method::Fill);
+    let disk = dense(16, 32);
+    assert!(!space.is_prepared(blocks(21, 22)));
+    space.admit_write(blocks(20, 21), &disk);
+    space.over(blocks(16, 32));
+    assert!(space.is_prepared(blocks(16, 20)) && space.is_prepared(blocks(21, 32)));
+    // The write itself, and what is beyond.
+    assert!(!space.is_prepared(blocks(19, 21)) && !space.is_prepared(blocks(31, 33)));
+    space.admit_write(blocks(21, 23), &disk);
+    assert!(!space.is_prepared(blocks(22, 24)) && space.is_prepared(blocks(23, 24)));
+}
+
+#[test]
 fn nothing_is_filled_up_where_little_is_in_use() {
     let mut space = space(Method::Fill);
     let used = DENSE_ENOUGH - BLOCK;

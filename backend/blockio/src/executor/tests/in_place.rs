@@ -7,8 +7,10 @@ use std::sync::Arc;
 
 use tempfile::TempDir;
 
-use super::{Bench, FileSlot, IN_PLACE, Op, Way, buffer_of, write};
+use super::{Bench, IN_PLACE, Op, Way, buffer_of, write};
 use crate::executor::Event;
+use crate::executor::files::Files;
+use crate::executor::in_place::{Kind, Measure};
 use crate::file::{Access, BlockFile, Caching, sleeps};
 use crate::testing::not_tested;
 
@@ -108,57 +110,43 @@ fn errors_are_those_of_the_operation() {
     let Some((_folder, mut bench, path)) = bench(IN_PLACE) else {
         return;
     };
-    let file = bench.open(&path, Caching::DIRECT);
-    let unaligned = write(file, 1, buffer_of(&[1; 100]));
-    let error = bench.run_one(unaligned).unwrap_err();
+    let mut opened = BlockFile::open(&path, Access::ReadOnly, Caching::Buffered).unwrap();
+    opened.assume_answers_at_once();
+    let file = bench.executor.register(Arc::new(opened));
+    let error = bench
+        .run_one(write(file, 1, buffer_of(&[1; 100])))
+        .unwrap_err();
     assert!(
         error
             .to_string()
-            .ends_with("cannot write 100 bytes at offset 1: Invalid argument (os error 22)"),
+            .ends_with("cannot write 100 bytes at offset 1: Bad file descriptor (os error 9)"),
         "{error}"
     );
 }
 
-/// Whether the sync of a write that takes storage was done, and slept, when `submit` returned. Each time another place is
-/// written.
-fn commit_sleeps_in_submit(bench: &mut Bench, file: FileSlot, time: u64) -> bool {
-    let place = time << 20;
-    bench
-        .executor
-        .submit(1, write(file, place, buffer_of(&SUBMITTED)));
-    finish(bench, 1);
-    let before = sleeps();
-    bench.executor.submit(2, Op::Sync { file });
-    let slept = sleeps() != before;
-    finish(bench, 1);
-    slept
-}
-
-/// On storage that is no memory, whatever is assumed.
 #[test]
-fn a_commit_may_sleep_until_another_image_is_written() {
-    let Some((_folder, mut bench, path)) = bench(IN_PLACE) else {
-        return;
-    };
-    let file = bench.open(&path, Caching::Buffered);
-    if !commit_sleeps_in_submit(&mut bench, file, 1) {
-        return not_tested("a sync that sleeps", "there is none in /var/tmp");
-    }
-    let base = BlockFile::open(&path, Access::ReadOnly, Caching::Buffered).unwrap();
-    bench.executor.register(Arc::new(base));
-    assert!(commit_sleeps_in_submit(&mut bench, file, 2));
-    assert!(commit_sleeps_in_submit(&mut bench, file, 3));
-    let other = bench.create("other", b"");
-    let other = bench.open(&other, Caching::Buffered);
-    // It is found out once more that it sleeps, and then they are handed over.
-    assert!(commit_sleeps_in_submit(&mut bench, file, 4));
-    assert!(!commit_sleeps_in_submit(&mut bench, file, 5));
-    bench.executor.unregister(other);
-    for time in 6..=20 {
-        assert!(!commit_sleeps_in_submit(&mut bench, file, time));
-    }
-    assert!(commit_sleeps_in_submit(&mut bench, file, 21));
-    assert!(commit_sleeps_in_submit(&mut bench, file, 22));
+fn a_commit_may_take_a_moment_while_no_other_image_is_written() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("image");
+    fs::write(&path, [0; 4096]).unwrap();
+    let open = |access| Arc::new(BlockFile::open(&path, access, Caching::Buffered).unwrap());
+    let mut files = Files::default();
+    let may_sleep = |files: &Files| matches!(files.measure(Kind::Commit), Measure::Time(_));
+    let image = files.insert(open(Access::ReadWrite));
+    let base = files.insert(open(Access::ReadOnly));
+    assert!(may_sleep(&files));
+    assert!(!matches!(files.measure(Kind::Write), Measure::Time(_)));
+    let another = files.insert(open(Access::ReadWrite));
+    assert!(!may_sleep(&files));
+    files.remove(base);
+    assert!(!may_sleep(&files));
+    let in_use = files.begin_use(another).unwrap();
+    files.remove(another);
+    assert!(!may_sleep(&files));
+    files.end_use(in_use);
+    assert!(may_sleep(&files));
+    files.remove(image);
+    assert!(!may_sleep(&files));
 }
 
 /// On storage that is no memory, whatever is assumed.
