@@ -59,8 +59,8 @@ bench-report:
 	target/release/bench report target/bench/bench.json > target/bench/performance.md
 	mv target/bench/performance.md docs/performance.md
 
-# Xen's ways of giving a disk to a guest, side by side on real Xen in an emulated machine: half an hour on a machine that does
-# nothing else. XEN_BENCH_ARGS='--quick', '--rounds N', '--rounds-2 N' (with two vcpus).
+# Xen's ways of giving a disk to a guest, side by side on real Xen in an emulated machine: three quarters of an hour on a machine that
+# does nothing else. XEN_BENCH_ARGS='--quick', '--rounds N', '--rounds-2 N' (with two vcpus).
 xen-bench: build deps-xen
 	cargo build --release --locked -p bench
 	tests/xen/bench/run $(XEN_BENCH_ARGS)

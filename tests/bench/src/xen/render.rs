@@ -96,7 +96,8 @@ fn introduction(report: &XenReport) -> String {
     text.push_str(&format!(
         "All images are on ext4 on a RAM disk in dom0, as disks of 128 MiB; overlays are over a base that is full of data, raw \
          files are sparse. Each backend gives its disk to the same running guest. In each round, all do the same requests, one \
-         after the other, and each round begins with another one. A figure is the median of the rounds ({}); the ratio beside \
+         after the other, and each round begins with another one. What was written through dom0's page cache is written back \
+         before each of them, and on nobody's account: QEMU's disks have this for free. A figure is the median of the rounds ({}); the ratio beside \
          it, ours to theirs, is the median of the rounds' ratios with the lowest and the highest. First writes go to blocks \
          that the overlay does not hold yet; rewrites and reads to the same ones afterwards. Processor time is Xen's account \
          of dom0, all of it, less what it takes to start and end fio. With 2 vcpus, what is deep is done by two jobs with half \

@@ -55,7 +55,11 @@ work_on() {
 }
 
 # measure VCPUS ROUND WORK CONTENDER: the same, and keeps what was measured.
+#
+# What was written through dom0's page cache, QEMU's disks and what dom0 itself keeps, is written back before: half a minute later
+# the kernel would do it, on the account of whoever is being measured then.
 measure() {
+    sync
     work_on "$4" "$3" "$1"
     printf '{"vcpus":%d,"round":%d,"work":"%s","contender":"%s","dom0_ns":%d,"guest_ns":%d,"fio":"%s"}\n' \
         "$1" "$2" "$3" "$4" "$dom0_ns" "$guest_ns" "$fio_line" >> "$samples"
