@@ -57,6 +57,14 @@ make_share() {
     cp "$release/powerfail" "$release/examples/map_or_copy" "$repo"/target/deb/{1,2}/cowback_*.deb "$share/product/"
 }
 
+# take_over_passed: what has passed in the attempt before need not pass again.
+take_over_passed() {
+    local marker
+    for marker in "$results"/*/passed; do
+        [ ! -e "$marker" ] || cp -r "$(dirname "$marker")" "$share/out/"
+    done
+}
+
 # run_emulated_machine: boots, shows progress as it comes, and ends when dom0 powers off or hangs.
 run_emulated_machine() {
     local started=$SECONDS tail_pid
