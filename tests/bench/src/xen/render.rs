@@ -75,8 +75,7 @@ fn introduction(report: &XenReport) -> String {
     }
     text.push_str(&format!(
         "Measured on {} at commit {}: Xen {} with Linux {} in dom0 and in a PV guest, in a machine that {} emulates in \
-         software on {} × {}; qdisk is QEMU {}, the guest's client is fio {}. Everything else on the host took {:.0} % \
-         of its processors meanwhile.\n\n",
+         software on {} × {}; qdisk is QEMU {}, the guest's client is fio {}. {}\n\n",
         machine.date,
         machine.commit,
         dom0.xen,
@@ -86,7 +85,7 @@ fn introduction(report: &XenReport) -> String {
         machine.cpu,
         dom0.qemu,
         dom0.fio.trim_start_matches("fio-"),
-        machine.others * 100.0,
+        others(machine.others),
     ));
     text.push_str(
         "Nothing here is as fast as on a real machine; what counts are the ratios. In emulation, changing between process, \
@@ -97,8 +96,8 @@ fn introduction(report: &XenReport) -> String {
         "All images are on ext4 on a RAM disk in dom0, as disks of 128 MiB; overlays are over a base that is full of data, raw \
          files are sparse. Each backend gives its disk to the same running guest. In each round, all do the same requests, one \
          after the other, and each round begins with another one. What was written through dom0's page cache is written back \
-         before each of them, and on nobody's account: QEMU's disks have this for free. A figure is the median of the rounds ({}); the ratio beside \
-         it, ours to theirs, is the median of the rounds' ratios with the lowest and the highest. First writes go to blocks \
+         before each of them, and on nobody's account: QEMU's disks have this for free. A figure is the median of the rounds \
+         ({}); the ratio beside it, ours to theirs, is the median of the rounds' ratios with the lowest and the highest. First writes go to blocks \
          that the overlay does not hold yet; rewrites and reads to the same ones afterwards. Processor time is Xen's account \
          of dom0, all of it, less what it takes to start and end fio. With 2 vcpus, what is deep is done by two jobs with half \
          of the depth each.\n\n",
@@ -106,6 +105,20 @@ fn introduction(report: &XenReport) -> String {
     ));
     text.push_str(&files(report));
     text
+}
+
+/// What everything but the emulator took of the host's processors, of 1. It is the difference of two accounts of the kernel's, so
+/// little may come out as less than nothing.
+fn others(share: f64) -> String {
+    if share < 0.005 {
+        "Everything else on the host took less of its processors meanwhile than could be measured."
+            .into()
+    } else {
+        format!(
+            "Everything else on the host took {:.0} % of its processors meanwhile.",
+            share * 100.0
+        )
+    }
 }
 
 fn rounds(report: &XenReport) -> String {

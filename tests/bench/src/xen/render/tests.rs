@@ -81,6 +81,15 @@ fn each_work_is_a_line_with_all_contenders() {
 }
 
 #[test]
+fn what_others_took_is_never_less_than_nothing() {
+    let mut report = fixture();
+    report.machine.others = -0.031;
+    let text = document(&report);
+    assert!(text.contains("took less of its processors meanwhile than could be measured"));
+    assert!(!text.contains("-3 %"));
+}
+
+#[test]
 fn the_document_says_where_and_how_it_was_measured() {
     let mut report = fixture();
     let text = document(&report);
