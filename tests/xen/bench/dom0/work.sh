@@ -7,6 +7,9 @@
 works=(first-write-1 rewrite-1 read-1 first-write-fsync-1 rewrite-fsync-1 first-write-32 rewrite-32 read-32
     first-sequential-write sequential-rewrite sequential-read)
 place_mib=32
+# How often sequential rewrites and reads go over their place. Once takes about a quarter of a second, of which the pauses of
+# others are too large a part. A first write can be done only once.
+sequential_passes=4
 
 # fio_arguments WORK VCPUS: sets $arguments for fio. With more vcpus, what is deep is done by as many jobs, each with its share.
 fio_arguments() {
@@ -18,6 +21,9 @@ fio_arguments() {
         *-1) place=0 requests=$shallow_requests ;;
         *-32) place=2 requests=$deep_requests depth=32 jobs=$2 ;;
         *) place=3 requests=$sequential_requests depth=4 jobs=$2 block=256 ;;
+    esac
+    case $work in
+        sequential-*) requests=$((requests * sequential_passes)) ;;
     esac
     case $work in
         sequential-read) rw='read' ;;
