@@ -98,13 +98,17 @@ fn a_base_that_changed_is_refused() {
 
 #[test]
 fn an_error_of_the_storage_is_logged_with_its_device_file_and_cause() {
-    let rig = Rig::start();
+    let mut rig = Rig::start();
     let guest = rig.guest(1);
     let (disk, mut frontend) = rig.connect(&guest, "xvda", "vm.cow");
     // The base has lost its end, which is not there to be read any more.
     let base = fs::File::options().write(true).open(rig.path("base.img"));
     base.unwrap().set_len(4096).unwrap();
     frontend.read(4096, 4096).unwrap_err();
+    // What the daemon writes is read by a thread of the test's, which may come later than the answer.
+    rig.daemon
+        .wait_for_log("cannot read 4096 bytes", PATIENCE)
+        .unwrap();
     let log = rig.daemon.log();
     let mut lines = log.lines().filter(|line| line.contains("ERROR"));
     let line = lines.next().expect("an error is logged");

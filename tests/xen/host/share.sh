@@ -117,7 +117,8 @@ emulator_fault() {
     if [ ! -s "$results/summary" ]; then
         grep -q 'Oops: int3' "$results/console.log"
     else
-        ! grep -q ' passed, 0 failed$' "$results/summary" &&
+        # Without a folder grep would search this one.
+        [ ${#not_passed[@]} != 0 ] && ! grep -q ' passed, 0 failed$' "$results/summary" &&
             grep -rqE 'EFLAGS: (0[1-9a-f]|[1-9a-f].|00[4-9a-f])' "${not_passed[@]}" --include='guest-*.log'
     fi
 }

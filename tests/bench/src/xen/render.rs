@@ -97,10 +97,10 @@ fn introduction(report: &XenReport) -> String {
          files are sparse. Each backend gives its disk to the same running guest. In each round, all do the same requests, one \
          after the other, and each round begins with another one. What was written through dom0's page cache is written back \
          before each of them, and on nobody's account: QEMU's disks have this for free. A figure is the median of the rounds \
-         ({}); the ratio beside it, ours to theirs, is the median of the rounds' ratios with the lowest and the highest. First writes go to blocks \
-         that the overlay does not hold yet; rewrites and reads to the same ones afterwards. Processor time is Xen's account \
-         of dom0, all of it, less what it takes to start and end fio. With 2 vcpus, what is deep is done by two jobs with half \
-         of the depth each.\n\n",
+         ({}); the ratio beside it, ours to theirs, is the median of the rounds' ratios with the lowest and the highest. First \
+         writes go to blocks that the overlay does not hold yet; rewrites and reads to the same ones afterwards. Processor time \
+         is Xen's account of dom0, all of it, less what it takes to start and end fio. With 2 vcpus, what is deep is done by \
+         two jobs with half of the depth each.\n\n",
         rounds(report),
     ));
     text.push_str(&files(report));
