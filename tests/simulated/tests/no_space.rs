@@ -78,7 +78,7 @@ fn waiting(rig: &Rig) -> u64 {
 
 #[test]
 fn the_guest_waits_and_goes_on_by_itself_when_there_is_space() {
-    let rig = Rig::start();
+    let mut rig = Rig::start();
     let small = SmallFileSystem::mount(rig.path("small"), "size=512k");
     let guest = rig.guest(1);
     let (disk, mut frontend) = rig.connect(&guest, "xvda", "small/vm.cow");
@@ -96,6 +96,9 @@ fn the_guest_waits_and_goes_on_by_itself_when_there_is_space() {
     frontend.flush().unwrap();
     wait_until("xenstore says that it is over", || shown().is_none());
     // To try again each second is not news.
+    rig.daemon
+        .wait_for_log("the guest goes on", PATIENCE)
+        .unwrap();
     let log = rig.daemon.log();
     assert_eq!(log.matches("the guest waits until there is").count(), 1);
     assert_eq!(log.matches("the guest goes on").count(), 1);

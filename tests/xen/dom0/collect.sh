@@ -7,6 +7,17 @@
 # there is none.
 kernel_complaints() { dmesg | grep -m 5 -E "$complaint_pattern"; }
 
+# question_guests: has the kernels of guests that still run say on their consoles which tasks wait, and for what.
+question_guests() {
+    local id
+    for id in $(timeout 20 xl list | awk 'NR > 1 && $2 != 0 { print $2 }'); do
+        # All of it, and not only what is urgent, is to reach the console.
+        timeout 20 xl sysrq "$id" 9
+        timeout 20 xl sysrq "$id" w
+    done
+    sleep 2
+}
+
 # collect DIR: copies the logs of what has happened since the previous call into DIR.
 collect() {
     local dir=$1 log
