@@ -146,6 +146,7 @@ impl Runner {
         device: DeviceId,
         frontend_moved: bool,
     ) -> Result<(), RunnerError> {
+        self.take_back_from_blkback(device).await?;
         let Some(seen) = self.observe_known(device, frontend_moved).await? else {
             return Ok(());
         };

@@ -7,7 +7,7 @@ use tracing::{info, warn};
 use super::api::{Order, RunnerError};
 use super::config::{identify, read_config};
 use super::device::{observe, read_frontend};
-use super::kernel::unbind_blkback;
+use super::kernel::{is_blkback_bound, unbind_blkback};
 use super::main_loop::Runner;
 use super::store::Write;
 use crate::frontend::Node;
@@ -199,6 +199,28 @@ impl Runner {
             })
             .collect();
         self.write_all(device, &nodes).await
+    }
+
+    /// A guest must not believe what blkback offers, which may be more than is accepted here. When blkback takes a device that it
+    /// has not had before, its last write is that of a state, so the device is looked at then.
+    pub(super) async fn take_back_from_blkback(
+        &mut self,
+        device: DeviceId,
+    ) -> Result<(), RunnerError> {
+        let known = self.devices.contains_key(&device);
+        if !known || !is_blkback_bound(&self.config.sysfs_root, device) {
+            return Ok(());
+        }
+        let Err(reason) = self.publish_features(device).await? else {
+            info!(%device, "blkback had taken it, and was unbound");
+            return Ok(());
+        };
+        warn!(%device, "{reason}");
+        // Is tried again in a while, like all that could not be published.
+        match self.observe_known(device, false).await? {
+            Some(seen) => self.feed(device, Event::WriteFailed { reason, seen }).await,
+            None => Ok(()),
+        }
     }
 
     async fn follow_frontend(

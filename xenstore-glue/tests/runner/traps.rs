@@ -207,6 +207,7 @@ fn the_kernel_is_unbound_from_our_devices_only() {
             let driver = sysfs.path().join("bus/xen-backend/drivers/vbd");
             std::fs::create_dir_all(driver.join("vbd-1-51712")).unwrap();
             std::fs::create_dir_all(driver.join("vbd-1-51728")).unwrap();
+            std::fs::write(driver.join("unbind"), "").unwrap();
             let (store, xs) = Fake::start().await;
             let host = Host::run(
                 store,
@@ -218,6 +219,38 @@ fn the_kernel_is_unbound_from_our_devices_only() {
             host.store.wait_for(&ours.node("state"), "2").await;
             let unbound = std::fs::read_to_string(driver.join("unbind")).unwrap();
             assert_eq!(unbound, "vbd-1-51712");
+        },
+    );
+}
+
+/// Its module is loaded when our device is there already: it probes the device, and offers what it pleases.
+#[test]
+fn what_blkback_offers_on_our_devices_is_taken_back() {
+    in_own_process(
+        "traps::what_blkback_offers_on_our_devices_is_taken_back",
+        || async {
+            let sysfs = tempfile::tempdir().unwrap();
+            let driver = sysfs.path().join("bus/xen-backend/drivers/vbd");
+            let (store, xs) = Fake::start().await;
+            let host = Host::run(
+                store,
+                Runner::set_up(Connection::by_socket(xs), config(sysfs.path())),
+            );
+            let ours = device("backend/vbd/1/51712");
+            create(&host.store, ours);
+            host.store.wait_for(&ours.node("state"), "2").await;
+            std::fs::create_dir_all(driver.join("vbd-1-51712")).unwrap();
+            host.store.write(&ours.node("max-ring-page-order"), "9");
+            host.store.write(&ours.node("state"), "2");
+            // The driver has taken the device before it can be told to let go, here for longer than is waited.
+            tokio::time::sleep(Duration::from_millis(150)).await;
+            std::fs::write(driver.join("unbind"), "").unwrap();
+            let order = ours.node("max-ring-page-order");
+            let taken_back = host.store.wait_for(&order, "4");
+            timeout(Duration::from_secs(10), taken_back).await.unwrap();
+            let unbound = std::fs::read_to_string(driver.join("unbind")).unwrap();
+            assert_eq!(unbound, "vbd-1-51712");
+            assert_eq!(host.store.read(&ours.node("state")).as_deref(), Some("2"));
         },
     );
 }
