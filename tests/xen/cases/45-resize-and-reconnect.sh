@@ -81,14 +81,13 @@ done
 eventually 30 "what the backend holds to be as after the first round" holds_as_before
 
 step "the daemon is killed in the middle of growing, and the next one tells"
-is_another() { pid=$(cowbackd_pid) && [ -n "$pid" ] && [ "$pid" != 0 ] && [ "$pid" != "$1" ]; }
 for size in 72 80 88 96; do
     before=$(cowbackd_pid)
     cowback resize "$work/data.cow" "${size}M" &
     resizing=$!
     kill -9 "$before"
     wait "$resizing" || true
-    eventually 60 "another daemon" is_another "$before"
+    eventually 60 "another daemon" cowbackd_is_another "$before"
     check_mib 63
     # Whatever became of the first one.
     again() { cowback resize "$work/data.cow" "${size}M"; }

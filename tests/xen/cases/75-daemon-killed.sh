@@ -25,11 +25,8 @@ writes_itself() { [ "$(awk '$1 == "wchar:" { print $2 }' "/proc/$(cowbackd_pid)/
 eventually 60 "256 KiB that the daemon writes itself" writes_itself
 
 watch_state "$path/state"
-is_another() { pid=$(cowbackd_pid) && [ -n "$pid" ] && [ "$pid" != 0 ] && [ "$pid" != "$1" ]; }
 for round in $(seq 20); do
-    before=$(cowbackd_pid)
-    kill -9 "$before"
-    eventually 60 "another daemon after kill $round" is_another "$before"
+    kill_cowbackd
     # Each fifth is killed while it takes over, the others when the guest has been served by them.
     [ $((round % 5)) -eq 0 ] || guest_run vm "echo $round >> /srv/rounds && sync"
 done

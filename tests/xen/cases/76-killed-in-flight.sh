@@ -29,7 +29,6 @@ dmsetup reload slow --table "$(delayed 400)"
 dmsetup suspend slow && dmsetup resume slow
 
 guest_start vm 'until [ -e /run/enough ]; do dd if=/dev/xvdb of=/run/back bs=512k count=16 iflag=direct && cmp /run/data /run/back && dd if=/run/data of=/dev/xvdb bs=512k count=16 oflag=direct || exit; done'
-is_another() { pid=$(cowbackd_pid) && [ -n "$pid" ] && [ "$pid" != 0 ] && [ "$pid" != "$1" ]; }
 in_flight() { cowback list --json | jq -e '.[] | select(.vdev == "xvdb") | .in_flight > 0' > /dev/null; }
 image_fd=$(find "/proc/$(cowbackd_pid)/fd" -lname "$slow/data.cow" -printf '%f\n' | head -n 1)
 flags=$(awk '/^flags/ { print $2 }' "/proc/$(cowbackd_pid)/fdinfo/$image_fd")
@@ -42,9 +41,7 @@ half_met() { [ "$(took_over)" -ge 3 ]; }
 begun=$(date +%s)
 for round in $(seq 6); do
     eventually 60 "requests under way before kill $round" in_flight
-    before=$(cowbackd_pid)
-    kill -9 "$before"
-    eventually 60 "another daemon after kill $round" is_another "$before"
+    kill_cowbackd
 done
 eventually 60 "requests under way at half of the kills" half_met
 

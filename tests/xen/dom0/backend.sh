@@ -19,6 +19,29 @@ watch_state() {
 
 cowbackd_pid() { systemctl show -p MainPID --value cowbackd.service; }
 
+# cowbackd_is_another PID: there is a daemon, and another one than this process.
+cowbackd_is_another() {
+    local pid
+    pid=$(cowbackd_pid) && [ "${pid:-0}" != 0 ] && [ "$pid" != "$1" ]
+}
+
+# kill_cowbackd: as an error of its own, or the kernel for want of memory, would; waits until systemd has started the next one.
+kill_cowbackd() {
+    local before
+    before=$(cowbackd_pid)
+    [ "${before:-0}" != 0 ] || fail "there is no daemon to kill"
+    kill -9 "$before"
+    eventually 60 "the daemon after process $before" cowbackd_is_another "$before"
+}
+
+# set_cowbackd SETTING...: restarts the daemon with these settings only, a line each. After the case it is as before (`clean_up`).
+set_cowbackd() {
+    local file=/etc/cowback/cowbackd.toml
+    mkdir -p "${file%/*}"
+    printf '%s\n' "$@" > "$file"
+    systemctl restart cowbackd.service
+}
+
 # held_resources [live]: what cowbackd, Xen and xenstore hold for guests, in a form that can be compared. `live`: there is a guest;
 # without grant mappings, of which its disk may come to use more at any time.
 held_resources() {

@@ -36,7 +36,7 @@ collect() {
     return 0
 }
 
-# clean_up CASE: no guests, no images of the case, a running daemon.
+# clean_up CASE: no guests, no images of the case, a running daemon without settings of its own.
 clean_up() {
     local id
     for id in $(timeout 20 xl list 2> /dev/null | awk 'NR > 1 && $2 != 0 { print $2 }'); do
@@ -45,6 +45,7 @@ clean_up() {
     umount "/images/$1"/*/ 2> /dev/null
     chattr -R -i "/images/$1" 2> /dev/null
     rm -rf "/images/${1:?}" "/run/cases/${1:?}"
+    ! rm /etc/cowback/cowbackd.toml 2> /dev/null || systemctl restart cowbackd.service
     [ -e /share/control ] || systemctl is-active --quiet cowbackd.service || systemctl restart cowbackd.service
     return 0
 }
