@@ -4,6 +4,8 @@ use std::fs;
 use std::io::{self, BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, WaitOptions, kill_process, waitpid};
 
@@ -63,6 +65,9 @@ pub struct Server {
     process: Option<Process>,
     socket: PathBuf,
 }
+
+/// When a server that has not ended is told once more.
+const TOLD_AGAIN_AFTER: Duration = Duration::from_secs(1);
 
 enum Process {
     Child(Child),
@@ -138,9 +143,17 @@ impl Process {
                 Ok(child.wait()?.success())
             }
             Self::Detached(pid) => {
-                kill_process(pid, signal)?;
-                let ended = waitpid(Some(pid), WaitOptions::empty())?;
-                Ok(ended.is_some_and(|(_, status)| status.exit_status() == Some(0)))
+                // qemu-nbd forgets a signal that comes when it has detached itself, and before its main loop begins.
+                loop {
+                    kill_process(pid, signal)?;
+                    let told = Instant::now();
+                    while told.elapsed() < TOLD_AGAIN_AFTER {
+                        if let Some((_, status)) = waitpid(Some(pid), WaitOptions::NOHANG)? {
+                            return Ok(status.exit_status() == Some(0));
+                        }
+                        thread::sleep(Duration::from_millis(5));
+                    }
+                }
             }
         }
     }
