@@ -143,7 +143,7 @@ impl Process {
                 Ok(child.wait()?.success())
             }
             Self::Detached(pid) => {
-                // qemu-nbd forgets a signal that comes when it has detached itself, and before its main loop begins.
+                // qemu-nbd was seen to go on after a signal that came as soon as it had detached itself.
                 loop {
                     kill_process(pid, signal)?;
                     let told = Instant::now();

@@ -3,7 +3,7 @@
 
 set_cowbackd 'queues = 8'
 
-# For each slot, Linux takes memory for all segments that a request may have: with as few as may be, that is 180 MiB a disk.
+# Linux takes memory for all segments that a request may have, for each of 8 * 512 slots: so these are to be as few as may be.
 guest_args+=' xen_blkfront.max_ring_page_order=4 xen_blkfront.max_queues=8 xen_blkfront.max_indirect_segments=11'
 guest_vcpus=8 guest_memory_mib=640 create_guest vm "$(overlay xvda "$work/vm.cow" "$base")"
 wait_multiuser vm

@@ -1,6 +1,6 @@
 //! What would hang, leak, crash or be fooled.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use futures::StreamExt;
@@ -198,21 +198,24 @@ fn a_frontend_that_began_again_unnoticed_is_connected_anew() {
     );
 }
 
+/// A host, and the folder of blkback's driver below this root of its sysfs.
+async fn host_with_blkback(sysfs: &Path) -> (Host, PathBuf) {
+    let (store, xs) = Fake::start().await;
+    let runner = Runner::set_up(Connection::by_socket(xs), config(sysfs));
+    let driver = sysfs.join("bus/xen-backend/drivers/vbd");
+    (Host::run(store, runner), driver)
+}
+
 #[test]
 fn the_kernel_is_unbound_from_our_devices_only() {
     in_own_process(
         "traps::the_kernel_is_unbound_from_our_devices_only",
         || async {
             let sysfs = tempfile::tempdir().unwrap();
-            let driver = sysfs.path().join("bus/xen-backend/drivers/vbd");
+            let (host, driver) = host_with_blkback(sysfs.path()).await;
             std::fs::create_dir_all(driver.join("vbd-1-51712")).unwrap();
             std::fs::create_dir_all(driver.join("vbd-1-51728")).unwrap();
             std::fs::write(driver.join("unbind"), "").unwrap();
-            let (store, xs) = Fake::start().await;
-            let host = Host::run(
-                store,
-                Runner::set_up(Connection::by_socket(xs), config(sysfs.path())),
-            );
             create_with(&host.store, device("backend/vbd/1/51728"), "block", &[]);
             let ours = device("backend/vbd/1/51712");
             create(&host.store, ours);
@@ -230,12 +233,7 @@ fn what_blkback_offers_on_our_devices_is_taken_back() {
         "traps::what_blkback_offers_on_our_devices_is_taken_back",
         || async {
             let sysfs = tempfile::tempdir().unwrap();
-            let driver = sysfs.path().join("bus/xen-backend/drivers/vbd");
-            let (store, xs) = Fake::start().await;
-            let host = Host::run(
-                store,
-                Runner::set_up(Connection::by_socket(xs), config(sysfs.path())),
-            );
+            let (host, driver) = host_with_blkback(sysfs.path()).await;
             let ours = device("backend/vbd/1/51712");
             create(&host.store, ours);
             host.store.wait_for(&ours.node("state"), "2").await;
