@@ -36,6 +36,25 @@ collect() {
     return 0
 }
 
+# failure_in_short DIR: why the case failed whose evidence is there: what its disks were doing, and the ends of the logs of its
+# guests' consoles, of Xen, of the daemon, and of its own, last, since of a long output the end is kept.
+failure_in_short() {
+    local log guest
+    echo "FAILED: $(basename "$1")"
+    grep -E '"(device|connected|in_flight|reads|writes|waiting_for_space)":' "$1/cowback-list.json" | paste -sd ' ' |
+        sed 's/"connected"/\n&/2g' | tr -d ',"' | tr -s ' ' | in_short disk 8
+    for log in "$1"/xen/guest-*.log; do
+        guest=$(basename "$log" .log)
+        [ ! -e "$log" ] || in_short "$guest" 12 < "$log"
+    done
+    in_short xen 6 < "$1/xl-dmesg"
+    in_short cowbackd 3 < "$1/cowbackd.log"
+    in_short log 6 < "$1/log"
+}
+
+# in_short NAME LINES: the last lines of stdin.
+in_short() { tail -n "$2" | tr -d '\r' | cut -c -130 | sed "s/^/    $1 | /"; }
+
 # clean_up CASE: no guests, no images of the case, a running daemon without settings of its own.
 clean_up() {
     local id
