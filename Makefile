@@ -7,7 +7,7 @@ SHELL := /bin/bash
 nextest := $(shell command -v cargo-nextest 2> /dev/null)
 scripts := $(shell git ls-files --cached --others --exclude-standard | xargs -r grep -lE '^\#!.*\b(ba)?sh$$|^\# shellcheck shell=' -- 2> /dev/null)
 
-.PHONY: build demo check test api-test monitoring-test xen-test xen-nested-test xen-test-programs xen-shell crash fuzz fuzz-keep hotplug-test bench bench-report xen-bench xen-bench-report deb deps deps-build deps-check deps-xen deps-bench deps-deb fmt clippy unit-test package-test shellcheck
+.PHONY: build programs demo check test api-test monitoring-test xen-test xen-nested-test xen-test-programs xen-shell crash fuzz fuzz-keep hotplug-test bench bench-report xen-bench xen-bench-report deb deps deps-build deps-check deps-xen deps-bench deps-deb fmt clippy unit-test package-test shellcheck
 
 build: deps-build
 	cargo build --release --locked -p cowback -p cowbackd
@@ -18,18 +18,20 @@ demo: build deps-xen
 
 check: deps-build deps-check fmt clippy unit-test package-test shellcheck
 
-# Whoever changes something waits for it: each fuzzer has less time here than by itself.
-test: SECONDS = 20
-test: check api-test monitoring-test crash fuzz hotplug-test xen-test
+# The emulated machine leaves the host's processors idle for much of the time: there is room for what needs nothing else.
+test: check api-test monitoring-test hotplug-test
+	tests/side-by-side $(MAKE) fuzz crash -- $(MAKE) xen-test
+
+# All programs and tests for them, at once: each choice of packages has its own features, so their dependencies would be built again.
+programs: deps-build
+	cargo build --workspace --all-targets --locked
 
 # The control API against its own description.
-api-test: deps-build deps-check
-	cargo build --locked -p cowback -p cowbackd -p simxen-shim
+api-test: programs deps-check
 	tests/api/run
 
 # Its metrics and the examples for monitoring, with a Prometheus.
-monitoring-test: deps-build deps-check
-	cargo build --locked -p cowback -p cowbackd -p simxen-shim
+monitoring-test: programs deps-check
 	tests/monitoring/run
 
 # Every rule of the engine broken once, every state that a power failure can leave, up to a bound: five minutes.
@@ -79,8 +81,7 @@ deb: build deps-deb
 	packaging/debian/check target/deb/cowback_*.deb
 
 # What dpkg runs as the package comes and goes: an upgrade or a removal must not strand guests. And its units.
-package-test: deps-build deps-check
-	cargo build --locked -p cowbackd
+package-test: programs deps-check
 	packaging/debian/test $(or $(CARGO_TARGET_DIR),target)/debug/cowbackd
 	packaging/test-units
 
@@ -113,8 +114,7 @@ clippy: deps-build
 	cargo clippy --workspace --all-targets --locked -- -D warnings
 
 # The simulation tests run the daemon and the shim that are built here.
-unit-test: deps-build
-	cargo build --workspace --locked
+unit-test: programs
 ifeq ($(nextest),)
 	cargo test --workspace --locked
 else

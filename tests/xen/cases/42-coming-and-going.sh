@@ -3,8 +3,8 @@
 
 # COMINGS=200 DESTRUCTIONS=100 attach and detach, and destroy guests, that often. It takes an hour on a machine that does nothing else,
 # and half as long again on one that does, so the bounds have to be raised: XEN_CASE_TIMEOUT_S=9000 XEN_TOTAL_TIMEOUT_S=9500.
-comings=$(cat /share/comings 2> /dev/null || echo 24)
-destructions=$(cat /share/destructions 2> /dev/null || echo 4)
+comings=$(cat /share/comings 2> /dev/null || echo 16)
+destructions=$(cat /share/destructions 2> /dev/null || echo 3)
 
 step "a guest whose disk stays"
 create_guest vm "$(overlay xvda "$work/vm.cow" "$base")"
