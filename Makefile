@@ -20,7 +20,7 @@ check: deps-build deps-check fmt clippy unit-test package-test shellcheck
 
 # The emulated machine leaves the host's processors idle for much of the time: there is room for what needs nothing else.
 # Behind it fuzzers are several times slower than by themselves, so they have more time there.
-test: SECONDS = 180
+test: SECONDS = 90
 test: check api-test monitoring-test hotplug-test
 	tests/side-by-side $(MAKE) SECONDS=$(SECONDS) fuzz crash -- $(MAKE) xen-test
 

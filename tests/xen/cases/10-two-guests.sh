@@ -1,11 +1,13 @@
 # Two guests run at the same time from overlays on one base, and see only their own files
 # shellcheck shell=bash
 
+guest_system=full
+
 step "start both guests"
 create_guest one "$(overlay xvda "$work/one.cow" "$base")"
 create_guest two "$(overlay xvda "$work/two.cow" "$base")"
-wait_multiuser one
-wait_multiuser two
+wait_up one
+wait_up two
 assert_eq "running running" \
     "$(guest_run one 'systemctl is-active multi-user.target' | sed s/active/running/) $(guest_run two 'systemctl is-active multi-user.target' | sed s/active/running/)" \
     "both guests at the same time"

@@ -6,9 +6,9 @@ cowback create "$work/data.cow" --size 32M
 cowback create "$work/shared.cow" --size 16M
 create_guest vm "$(overlay xvda "$work/vm.cow" "$base")" "$(overlay xvdb "$work/data.cow")" \
     "access=ro,$(overlay xvdc "$work/shared.cow")"
-wait_multiuser vm
+wait_up vm
 create_guest other "$(overlay xvda "$work/other.cow" "$base")" "access=ro,$(overlay xvdb "$work/shared.cow")"
-wait_multiuser other
+wait_up other
 assert_eq 3 "$(xl block-list vm | grep -c "/$device_class/")" "lines of xl block-list"
 guest_run other 'cmp -n 16777216 /dev/zero /dev/xvdb'
 guest_run vm 'cmp -n 16777216 /dev/zero /dev/xvdc'

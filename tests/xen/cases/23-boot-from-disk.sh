@@ -26,7 +26,7 @@ boot_from_disk() {
     sed -i -E '/^(kernel|ramdisk|extra) /d' "$state_dir/vm.cfg"
     echo "$1" >> "$state_dir/vm.cfg"
     start_guest vm
-    wait_multiuser vm
+    wait_up vm
     assert_contains "$(guest_run vm 'cat /proc/cmdline')" booted=from-disk "command line of the guest's kernel"
     assert_no_disk_errors vm
     shutdown_guest vm

@@ -6,7 +6,7 @@ step "one disk of each backend, in one guest"
 truncate -s 32M "$work/raw.img"
 loop=$(losetup --find --show "$work/raw.img")
 create_guest vm "vdev=xvda,script=block-cow,format=raw,target=dscow:$work/vm.cow:$base" "phy:$loop,xvdb,w"
-wait_multiuser vm
+wait_up vm
 id=$(domid vm)
 xl block-list vm
 assert_eq 4 "$(node "backend/vbd/$id/51712/state")" "state of our disk"
@@ -47,7 +47,7 @@ eventually 30 "blkback to be unbound from our disk" is_let_go
 eventually 30 "what cowbackd offers" node_is "backend/vbd/$id/51712/multi-queue-max-queues" 1
 assert_eq 2 "$(node "backend/vbd/$id/51712/state")" "state of our disk"
 xl unpause vm
-wait_multiuser vm
+wait_up vm
 assert_eq 1 "$(guest_run vm 'ls /sys/block/xvda/mq | wc -l')" "queues in the guest"
 shutdown_guest vm
 assert_image_clean "$work/vm.cow"

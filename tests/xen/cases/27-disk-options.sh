@@ -11,7 +11,7 @@ detach() {
 }
 
 create_guest vm "$(overlay xvda "$work/vm.cow" "$base")"
-wait_multiuser vm
+wait_up vm
 
 step "a new disk without a base, with large blocks and sectors"
 xl block-attach vm "$(disk xvdb "dscow,size=64M,block-size=64K,sector-size=4096,detect-zeroes=on:$work/data.cow")"

@@ -57,10 +57,10 @@ give_back
 
 step "start the driver domain; the base is a disk of its own"
 cowback create "$work/base.cow" --base "$base"
-create_guest_config storage "$(overlay xvda "$work/storage.cow")" "access=ro,$(disk xvdb "$work/base.cow")"
+guest_system=full create_guest_config storage "$(overlay xvda "$work/storage.cow")" "access=ro,$(disk xvdb "$work/base.cow")"
 echo 'driver_domain = 1' >> "$state_dir/storage.cfg"
 start_guest storage
-wait_multiuser storage
+wait_up storage
 guest_run storage 'systemctl --no-pager status cowbackd devd; journalctl --no-pager -b -u cowbackd -u devd | tail -n 30; ls -l /dev/xen /proc/xen; systemctl is-active cowbackd devd'
 
 step "a guest boots from a disk that the driver domain serves"
@@ -69,7 +69,7 @@ if ! start_guest vm; then
     guest_run storage 'journalctl --no-pager -b -u cowbackd -u devd | tail -n 30; cat /var/log/xen/*; cowback list --json'
     fail "the guest did not start"
 fi
-wait_multiuser vm
+wait_up vm
 guest_run vm 'fio --name=v --filename=/srv/v --size=4M --rw=randwrite --bs=4k --iodepth=8 --ioengine=libaio --direct=1 --verify=crc32c --fsync=16 --minimal > /dev/null && echo verified'
 guest_run storage 'cowback list'
 assert_eq "[]" "$(cowback list --json | jq -c "[.[] | select(.domid == $(domid vm))]")" "disks of the guest that dom0 serves"

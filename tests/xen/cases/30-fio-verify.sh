@@ -6,7 +6,7 @@ mixed='--rw=randwrite --bssplit=512/20:1536/10:4k/30:12k/15:32k/15:256k/10 --blo
 
 cowback create "$work/data.cow" --size 64M
 create_guest vm "$(overlay xvda "$work/vm.cow" "$base")" "$(overlay xvdb "$work/data.cow")"
-wait_multiuser vm
+wait_up vm
 
 step "on the raw second disk"
 assert_eq $((64 << 20)) "$(guest_run vm 'blockdev --getsize64 /dev/xvdb')" "size of the second disk"

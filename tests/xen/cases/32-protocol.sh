@@ -6,7 +6,7 @@ cowback create "$work/large.cow" --size 64M --sector-size 4096
 guest_args+=' xen_blkfront.max_ring_page_order=2'
 guest_vcpus=2 create_guest vm "$(overlay xvda "$work/vm.cow" "$base")" "$(overlay xvdb "$work/plain.cow")" \
     "$(overlay xvdc "$work/large.cow")"
-wait_multiuser vm
+wait_up vm
 frontend_node() { node "/local/domain/$(domid vm)/device/vbd/$1"; }
 queue_node() { guest_run vm "cat /sys/block/$1/queue/$2"; }
 fio_verified() {
@@ -43,7 +43,7 @@ shutdown_guest vm
 step "a guest that does not keep its grants"
 guest_args+=' xen_blkfront.feature_persistent=0'
 create_guest vm "$(overlay xvda "$work/vm.cow")" "$(overlay xvdb "$work/plain.cow")"
-wait_multiuser vm
+wait_up vm
 assert_eq 0 "$(frontend_node 51728/feature-persistent)" "feature-persistent"
 fio_verified xvdb
 assert_no_disk_errors vm

@@ -6,7 +6,7 @@ set_cowbackd 'queues = 8'
 # Linux takes memory for all segments that a request may have, for each of 8 * 512 slots: so these are to be as few as may be.
 guest_args+=' xen_blkfront.max_ring_page_order=4 xen_blkfront.max_queues=8 xen_blkfront.max_indirect_segments=11'
 guest_vcpus=8 guest_memory_mib=640 create_guest vm "$(overlay xvda "$work/vm.cow" "$base")"
-wait_multiuser vm
+wait_up vm
 frontend=/local/domain/$(domid vm)/device/vbd/51712
 assert_eq 8 "$(node "$frontend/multi-queue-num-queues")" "queues"
 assert_eq 4 "$(node "$frontend/ring-page-order")" "ring order"

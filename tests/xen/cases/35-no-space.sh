@@ -7,7 +7,7 @@ mount -t tmpfs -o size=6M small "$small"
 trap 'umount -l "$small"' EXIT
 cowback create "$small/data.cow" --size 64M
 create_guest vm "$(overlay xvda "$work/vm.cow" "$base")" "$(overlay xvdb "$small/data.cow")"
-wait_multiuser vm
+wait_up vm
 
 waiting_nodes() { xenstore-ls -f /local/domain/0/backend | grep '/waiting = "no space' || true; }
 is_waiting() { [ -n "$(waiting_nodes)" ]; }

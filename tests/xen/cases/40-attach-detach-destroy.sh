@@ -3,7 +3,7 @@
 
 step "a first guest, so that what the daemon makes once is made"
 create_guest vm "$(overlay xvda "$work/vm.cow" "$base")"
-wait_multiuser vm
+wait_up vm
 record_resources "$state_dir/with-guest" live
 
 step "attach and detach a second disk, twice"
@@ -35,7 +35,7 @@ fi
 step "start it again from the same overlay, and destroy it under load once more"
 assert_image_clean "$work/vm.cow"
 start_guest vm
-wait_multiuser vm
+wait_up vm
 assert_eq kept "$(guest_run vm 'cat /srv/kept')" "file that was synced before the guest was destroyed"
 guest_start vm "$load"
 destroy_guest vm

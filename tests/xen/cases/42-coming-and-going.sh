@@ -8,7 +8,7 @@ destructions=$(cat /share/destructions 2> /dev/null || echo 3)
 
 step "a guest whose disk stays"
 create_guest vm "$(overlay xvda "$work/vm.cow" "$base")"
-wait_multiuser vm
+wait_up vm
 
 private_memory_kib() { awk '/^RssAnon:/ { print $2 }' "/proc/$(cowbackd_pid)/status"; }
 
@@ -53,7 +53,7 @@ if grep -E '/vbd3?/|(mappings|devices|channels).*: *[1-9]' "$state_dir/without-g
 fi
 for _ in $(seq 2 "$destructions"); do
     start_guest vm
-    wait_multiuser vm
+    wait_up vm
     destroy_at_work
     assert_resources "$state_dir/without-guest"
 done

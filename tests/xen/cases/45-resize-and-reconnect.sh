@@ -4,7 +4,7 @@
 mib=$((1 << 20))
 cowback create "$work/data.cow" --size 32M
 create_guest vm "$(overlay xvda "$work/vm.cow" "$base")" "$(overlay xvdb "$work/data.cow")"
-wait_multiuser vm
+wait_up vm
 id=$(domid vm)
 path=$(backend_path vm 51728)
 

@@ -3,7 +3,7 @@
 
 cowback create "$work/data.cow" --size 48M
 create_guest vm "$(overlay xvda "$work/vm.cow" "$base")"
-wait_multiuser vm
+wait_up vm
 root=$(backend_path vm 51712)
 front=$(node "$root/frontend")
 

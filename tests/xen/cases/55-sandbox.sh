@@ -40,7 +40,7 @@ truncate -s 96M "$work/device"
 device=$(losetup --find --show "$work/device")
 cowback create "$device" --size 64M
 create_guest vm "$(overlay xvda "$work/other.cow")"
-wait_multiuser vm
+wait_up vm
 modprobe xen-blkback
 xl block-attach vm "vdev=xvdb,script=block-cow,target=$device"
 has_disk() { guest_run vm 'test -b /dev/xvdb'; }

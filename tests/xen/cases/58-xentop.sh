@@ -2,7 +2,7 @@
 # shellcheck shell=bash
 
 create_guest vm "$(overlay xvda "$work/vm.cow" "$base")"
-wait_multiuser vm
+wait_up vm
 # What xentop shows of the guest's one disk: requests and sectors, read and written.
 shown() {
     xentop --batch --iterations 1 --vbds --full-name > "$state_dir/xentop"

@@ -25,7 +25,7 @@ refused() {
 
 step "a good guest and a good overlay first"
 create_guest good "$(overlay xvda "$work/good.cow" "$base")"
-wait_multiuser good
+wait_up good
 daemon=$(cowbackd_pid)
 record_resources "$state_dir/idle" live
 

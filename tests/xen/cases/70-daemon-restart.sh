@@ -2,7 +2,7 @@
 # shellcheck shell=bash
 
 create_guest vm "$(overlay xvda "$work/vm.cow" "$base")"
-wait_multiuser vm
+wait_up vm
 guest_id=$(domid vm)
 path=$(backend_path vm 51712)
 guest_start vm 'until [ -e /run/enough ]; do fio --name=load --filename=/srv/load --size=4M --rw=randwrite --bssplit=512/20:4k/50:64k/30 --blockalign=512 --fsync=16 --verify=crc32c --verify_fatal=1 --verify_state_save=0 --ioengine=libaio --direct=1 --iodepth=8 --minimal || exit; done'

@@ -15,7 +15,7 @@ give_up_memory() {
 }
 cowback create "$memory/data.cow" --size 32M
 create_guest vm "$(overlay xvda "$work/vm.cow" "$base")" "$(overlay xvdb "$memory/data.cow")"
-wait_multiuser vm
+wait_up vm
 guest_id=$(domid vm)
 path=$(backend_path vm 51712)
 guest_start vm 'until [ -e /run/enough ]; do fio --rw=randwrite --bssplit=512/20:4k/50:64k/30 --blockalign=512 --fsync=16 --verify=crc32c --verify_fatal=1 --verify_state_save=0 --ioengine=libaio --direct=1 --iodepth=8 --minimal --name=load --filename=/srv/load --size=4M --name=memory --filename=/dev/xvdb --size=32M --io_size=2M --randrepeat=0 || exit; done'

@@ -23,7 +23,7 @@ give_up_storage() {
 
 cowback create "$slow/data.cow" --size 16M
 create_guest vm "$(overlay xvda "$work/vm.cow" "$base")" "$(overlay xvdb "$slow/data.cow")"
-wait_multiuser vm
+wait_up vm
 guest_run vm 'dd if=/dev/urandom of=/run/data bs=1M count=8 2> /dev/null && dd if=/run/data of=/dev/xvdb bs=1M oflag=direct conv=fsync 2> /dev/null'
 dmsetup reload slow --table "$(delayed 400)"
 dmsetup suspend slow && dmsetup resume slow

@@ -38,8 +38,8 @@ assert_contains "$(metrics)" "200 OK" "answer of the metrics' port"
 assert_contains "$(metrics)" "cowback_" "metrics"
 
 step "upgrade under a guest's load"
-create_guest vm "$(overlay xvda "$work/vm.cow" "$base")"
-wait_multiuser vm
+guest_system=full create_guest vm "$(overlay xvda "$work/vm.cow" "$base")"
+wait_up vm
 guest_id=$(domid vm)
 guest_start vm 'until [ -e /run/enough ]; do fio --name=load --filename=/srv/load --size=4M --rw=randwrite --bssplit=512/20:4k/50:64k/30 --blockalign=512 --fsync=16 --verify=crc32c --verify_fatal=1 --verify_state_save=0 --ioengine=libaio --direct=1 --iodepth=8 --minimal || exit; done'
 eventually 60 "load in the guest" guest_run vm 'test -s /srv/load'

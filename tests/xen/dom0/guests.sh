@@ -16,7 +16,8 @@ overlay() {
 }
 
 # create_guest NAME DISK...: starts a guest whose system is on its xvda, with agent. `xl`'s output goes to $state_dir/NAME.xl.
-# $guest_type says what it is (pv, the default, pvh or hvm), $guest_vcpus and $guest_memory_mib how large.
+# $guest_type says what it is (pv, the default, pvh or hvm), $guest_vcpus and $guest_memory_mib how large, and $guest_system what it
+# starts: `small`, the default, nothing but the agent; `full`, all of Debian.
 create_guest() {
     create_guest_config "$@"
     start_guest "$1"
@@ -44,7 +45,11 @@ CONFIG
 guest_boot() {
     case ${guest_type:-pv} in
         hvm) printf '%s\n' "boot = 'c'" "vga = 'none'" 'vnc = 0' 'usb = 0' "serial = 'file:/var/log/xen/console/serial-$1.log'" ;;
-        *) printf '%s\n' "kernel = '/opt/guest/vmlinux'" "ramdisk = '/opt/guest/initrd'" "extra = '$guest_args'" ;;
+        *)
+            local extra=$guest_args
+            [ "${guest_system:-small}" = full ] || extra+=' init=/usr/local/sbin/small-init'
+            printf '%s\n' "kernel = '/opt/guest/vmlinux'" "ramdisk = '/opt/guest/initrd'" "extra = '$extra'"
+            ;;
     esac
 }
 
@@ -57,33 +62,62 @@ start_guest() {
     fi
 }
 
-domid() { xl domid "$1" 2> /dev/null; }
+# domid NAME: the guest's number; fails if there is none of this name. `xl` takes long to start, so what it has said once
+# is only looked at again.
+declare -A domids
+domid() {
+    local id=${domids[$1]:-}
+    if [ -n "$id" ] && [ "$(xenstore-read "/local/domain/$id/name" 2> /dev/null)" = "$1" ]; then
+        echo "$id"
+    else
+        xl domid "$1" 2> /dev/null
+    fi
+}
 
 guest_is_up() {
     local id
-    id=$(domid "$1") && [ "$(xenstore-read "/local/domain/$id/data/state" 2> /dev/null)" = multi-user ]
+    id=$(domid "$1") && [ "$(xenstore-read "/local/domain/$id/data/state" 2> /dev/null)" = up ]
 }
 
-guest_is_gone() { ! domid "$1" > /dev/null; }
+guest_is_there() { xl domid "$1" > /dev/null 2>&1; }
 
-# wait_multiuser NAME [SECONDS]: waits until the guest has reached multi-user.target and its agent listens.
-wait_multiuser() {
-    eventually "${2:-240}" "guest $1 in multi-user (its console: /var/log/xen/console/guest-$1.log)" guest_is_up "$1"
+# guest_is_another NAME DOMID: there is a guest of this name, and its number is another one.
+guest_is_another() {
+    local id
+    id=$(xl domid "$1" 2> /dev/null) && [ "$id" != "$2" ]
+}
+
+guest_is_gone() { ! guest_is_there "$1"; }
+
+# wait_up NAME [SECONDS]: waits until the guest's agent listens; in a full system, after multi-user.target.
+wait_up() {
+    local what="guest $1 to be up (its console: /var/log/xen/console/guest-$1.log)"
+    guest_is_there "$1" || eventually_at @introduceDomain "${2:-240}" "$what" guest_is_there "$1"
+    domids[$1]=$(xl domid "$1")
+    eventually_at "/local/domain/${domids[$1]}/data/state" "${2:-240}" "$what" guest_is_up "$1"
+}
+
+# wait_rebooted NAME DOMID [SECONDS]: waits until the guest has another number than DOMID, and is up.
+wait_rebooted() {
+    eventually_at @introduceDomain "${3:-240}" "reboot of guest $1" guest_is_another "$1" "$2"
+    wait_up "$1" "${3:-240}"
 }
 
 # guest_run NAME COMMAND [SECONDS]: runs COMMAND in the guest with bash; prints its output (of a long one, the end), returns
 # its exit code.
 guest_run() {
-    local name=$1 command=$2 deadline=$(($(uptime_s) + ${3:-180})) id path sequence reply exit_code pieces piece nodes=()
+    local name=$1 command=$2 deadline=$((SECONDS + ${3:-180})) id path sequence reply exit_code pieces piece nodes=()
+    local events watcher
     id=$(domid "$name") || fail "guest $name is not running"
     path=/local/domain/$id/data
-    sequence=$(uptime_s)-$RANDOM$RANDOM
+    sequence=$SECONDS-$RANDOM$RANDOM
     printf '%s$ %s\n' "$name" "$command" >&2
+    begin_watch "$path/reply"
     xenstore-write -R "$path/command" "$sequence $command"
-    until reply=$(xenstore-read "$path/reply" 2> /dev/null) && [ "${reply%% *}" = "$sequence" ]; do
-        [ "$(uptime_s)" -lt "$deadline" ] || fail "guest $name did not answer to: $command"
-        sleep 0.1
+    until next_event && reply=$(xenstore-read "$path/reply" 2> /dev/null) && [ "${reply%% *}" = "$sequence" ]; do
+        [ "$SECONDS" -lt "$deadline" ] || fail "guest $name did not answer to: $command"
     done
+    end_watch
     read -r _ exit_code pieces <<< "$reply"
     for ((piece = 0; piece < pieces; piece++)); do nodes+=("$path/output/$piece"); done
     [ "$pieces" = 0 ] || { xenstore-read -R "${nodes[@]}"; echo; }
@@ -92,7 +126,7 @@ guest_run() {
 
 # guest_start NAME COMMAND: starts COMMAND in the guest, in the background, with its output in /run/background.log there.
 guest_start() {
-    guest_run "$1" "systemd-run --quiet --collect --unit=background bash -c $(printf %q "( $2 ) > /run/background.log 2>&1; echo ended with \$? >> /run/background.log")"
+    guest_run "$1" "( ( $2 ) > /run/background.log 2>&1; echo ended with \$? >> /run/background.log ) &"
 }
 
 # end_load NAME: ends the load that guest_start started and that goes on until there is /run/enough. Nothing of it may have failed.
@@ -115,7 +149,7 @@ assert_no_disk_errors() {
 # shutdown_guest NAME: an orderly shutdown, asked for from dom0.
 shutdown_guest() {
     xl shutdown "$1"
-    eventually 180 "shutdown of guest $1" guest_is_gone "$1"
+    eventually_at @releaseDomain 180 "shutdown of guest $1" guest_is_gone "$1"
 }
 
 destroy_guest() {

@@ -37,17 +37,8 @@ assert_contains() {
     case $1 in *"$2"*) ;; *) fail "$3: '$2' is not in: $1" ;; esac
 }
 
-# eventually SECONDS WHAT COMMAND...: waits until COMMAND succeeds.
-eventually() {
-    local deadline=$(($(uptime_s) + $1)) what=$2
-    shift 2
-    until "$@"; do
-        [ "$(uptime_s)" -lt "$deadline" ] || fail "gave up waiting: $what"
-        sleep 0.3
-    done
-}
-
 . "$(dirname "${BASH_SOURCE[0]}")/complaints.sh"
+. "$(dirname "${BASH_SOURCE[0]}")/waiting.sh"
 . "$(dirname "${BASH_SOURCE[0]}")/guests.sh"
 . "$(dirname "${BASH_SOURCE[0]}")/backend.sh"
 ! control || . "$(dirname "${BASH_SOURCE[0]}")/control.sh"

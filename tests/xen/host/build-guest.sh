@@ -1,6 +1,6 @@
 #!/bin/bash
 # build-guest.sh MIRROR OUTDIR: debian.img, the raw base image that every guest's overlay is on: a small Debian with
-# systemd, fio and the agent. Needs root.
+# systemd, fio, the agent, and the two programs of guests that have nothing else. Needs root.
 set -euo pipefail
 mirror=$1 out=$2
 here=$(cd "$(dirname "$0")" && pwd)
@@ -19,7 +19,7 @@ echo guest > "$root/etc/hostname"
 # Empty, not absent: each guest makes its own id, without the "first boot" run of systemd.
 : > "$root/etc/machine-id"
 units=$root/etc/systemd/system
-install -m 755 "$here/../guest/agent" "$root/usr/local/sbin/agent"
+install -m 755 -t "$root/usr/local/sbin" "$here"/../guest/{agent,small-init,small-poweroff}
 install -m 644 "$here/../guest/agent.service" "$units/agent.service"
 ln -s ../agent.service "$units/multi-user.target.wants/agent.service"
 trim "$root"

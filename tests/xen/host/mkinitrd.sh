@@ -1,6 +1,6 @@
 #!/bin/bash
 # mkinitrd.sh ROOT OUT MODULE...: writes an uncompressed initrd to OUT that loads the modules (and what they depend on)
-# from the Debian tree at ROOT, mounts the root= of the kernel command line and switches to its /sbin/init.
+# from the Debian tree at ROOT, mounts the root= of the kernel command line and switches to its init=, or /sbin/init.
 # Debian's own initrd does the same in 40 MB and several emulated seconds.
 set -euo pipefail
 root=$1 out=$2
@@ -40,9 +40,12 @@ parameters() {
 while read -r module; do
     $b insmod "/lib/$module" $(parameters "$(echo "${module%.ko}" | $b tr - _)")
 done < /lib/order
-root=
+root= init=/sbin/init
 for word in $($b cat /proc/cmdline); do
-    case $word in root=*) root=${word#root=} ;; esac
+    case $word in
+        root=*) root=${word#root=} ;;
+        init=*) init=${word#init=} ;;
+    esac
 done
 tries=0
 while [ ! -b "$root" ] && [ $tries -lt 600 ]; do $b sleep 0.1; tries=$((tries + 1)); done
@@ -52,7 +55,7 @@ if ! $b mount -t ext4 -o rw,noatime "$root" /mnt; then
 fi
 $b umount /proc /sys
 $b mount -o move /dev /mnt/dev
-exec $b switch_root /mnt /sbin/init
+exec $b switch_root /mnt "$init"
 INIT
 chmod +x "$work/init"
 (cd "$work" && find . -mindepth 1 | cpio -o -H newc --quiet) > "$out"

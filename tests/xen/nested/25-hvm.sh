@@ -6,7 +6,7 @@ listed() { cowback list --json | jq -r ".[0].$1"; }
 has_no_emulated_disk() { [ "$(listed emulated_clients)" = 0 ]; }
 # boots: waits for the guest, which must have read kernel and initrd through QEMU, and go on by its own driver.
 boots() {
-    wait_multiuser vm 700
+    wait_up vm 700
     cowback list
     [ "$(listed emulated_requests)" -gt 100 ] || fail "QEMU asked for $(listed emulated_requests) blocks only"
     assert_eq true "$(listed connected)" "the guest's own driver is connected"
@@ -37,8 +37,7 @@ assert_no_disk_errors vm
 step "it boots again, from what it wrote"
 id=$(domid vm)
 xl reboot vm
-is_another() { local now; now=$(domid vm) && [ "$now" != "$id" ]; }
-eventually 120 "another domain" is_another
+eventually_at @introduceDomain 120 "another domain" guest_is_another vm "$id"
 boots
 guest_run vm 'sha256sum /srv/kept /srv/more' | cmp - "$state_dir/sum"
 assert_no_disk_errors vm

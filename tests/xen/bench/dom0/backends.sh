@@ -81,11 +81,11 @@ start_bench_guest() {
     # xl gives QEMU ten seconds to come up, which is little when it has to be read from the disk.
     /usr/libexec/xen-qemu-system-i386 --version
     for attempt in 1 2 3; do
-        ! guest_vcpus=$1 guest_memory_mib=384 create_guest bench \
+        ! guest_system=full guest_vcpus=$1 guest_memory_mib=384 create_guest bench \
             "vdev=xvda,backendtype=phy,format=raw,target=$base" \
             "vdev=xvdz,backendtype=qdisk,format=raw,target=$ram/placeholder.img" || break
         [ "$attempt" != 3 ] || fail "the guest could not be created"
         eventually 60 "the end of a guest that could not be created" guest_is_gone bench
     done
-    wait_multiuser bench
+    wait_up bench
 }
