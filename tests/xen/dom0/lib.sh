@@ -5,7 +5,7 @@
 # $work is a folder of its own on /images, $state_dir one on tmpfs. Both go away afterwards, guests too.
 
 base=/images/debian.img
-guest_args='root=/dev/xvda rw console=hvc0 quiet loglevel=4 mitigations=off systemd.show_status=no sysrq_always_enabled'
+guest_args='root=/dev/xvda rw console=hvc0 quiet loglevel=5 mitigations=off systemd.show_status=no sysrq_always_enabled'
 
 # step TEXT: says on the host's terminal and in the case's log what comes next.
 step() {

@@ -5,7 +5,7 @@
 set -euo pipefail
 kernel=$1 initrd=$2 out=$3
 boot_mib=64 system_mib=1024
-arguments='root=/dev/xvda2 rw console=hvc0 quiet loglevel=4 mitigations=off systemd.show_status=no'
+arguments='root=/dev/xvda2 rw console=hvc0 quiet loglevel=5 mitigations=off systemd.show_status=no'
 
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
