@@ -21,7 +21,7 @@ check: deps-build deps-check fmt clippy unit-test package-test shellcheck
 # The disks of the emulated machine are made while there is something else to do. Whoever is not root may be asked for a password, and
 # needs the terminal for that: then it is done later.
 # The emulated machine leaves the host's processors idle for much of the time: there is room for what needs nothing else.
-# Behind it fuzzers are about half as fast as by themselves, so they have more time there.
+# Behind it fuzzers have a fifth to two thirds of the speed that they have by themselves, so they have more time there.
 test: SECONDS = 45
 test: deps-build deps-check deps-xen
 	tests/side-by-side $(if $(filter 0,$(shell id -u)),tests/xen/prepare,true) -- $(MAKE) check api-test monitoring-test hotplug-test
