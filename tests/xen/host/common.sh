@@ -33,16 +33,24 @@ built_stage() {
 }
 
 # build_stage NAME KEY COMMAND...: runs COMMAND with a fresh folder appended to its arguments, as root, and keeps the
-# folder only if the command succeeds: an interrupted build is never mistaken for a finished one.
+# folder only if the command succeeds: an interrupted build is never mistaken for a finished one. Who comes while another builds waits.
 build_stage() {
-    local name=$1 key=$2 dir=$cache/$1-$2 started=$SECONDS
+    local name=$1 key=$2 dir=$cache/$1-$2 started=$SECONDS turn
     shift 2
+    mkdir -p "$cache"
+    exec {turn}> "$cache/$name.lock"
+    flock "$turn"
+    build_in_turn "$@"
+    exec {turn}>&-
+}
+
+# build_in_turn COMMAND...: what build_stage does, with its variables, once nobody else is at it.
+build_in_turn() {
     if [ -f "$dir/.complete" ]; then
         say "$name: cached"
         return
     fi
     say "$name: building (once; kept in ${dir#"$repo"/})"
-    mkdir -p "$cache"
     as_root rm -rf "$cache/$name"-*
     mkdir "$dir.partial"
     if ! "$@" "$dir.partial" > "$cache/$name.log" 2>&1; then

@@ -122,7 +122,10 @@ impl<S: Subject> Explorer<S> {
         let wrote = next
             .take(step, writes)
             .map_err(|broken| format!("{broken}\n{}", self.history(origin)))?;
-        self.add(next, origin);
+        // Much of what can happen changes nothing, and to look that up in millions of worlds takes most of the time.
+        if next != *world {
+            self.add(next, origin);
+        }
         Ok(wrote)
     }
 
