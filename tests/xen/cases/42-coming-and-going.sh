@@ -1,8 +1,8 @@
 # Disks come and go many times, and guests are destroyed at work: what is held returns to where it was
 # shellcheck shell=bash
 
-# COMINGS=200 DESTRUCTIONS=100 attach and detach, and destroy guests, that often. It takes an hour on a machine that does nothing else,
-# and half as long again on one that does, so the bounds have to be raised: XEN_CASE_TIMEOUT_S=9000 XEN_TOTAL_TIMEOUT_S=9500.
+# COMINGS=200 DESTRUCTIONS=100 attach and detach, and destroy guests, that often. It takes three quarters of an hour, so the bounds have to be
+# raised: XEN_CASE_TIMEOUT_S=9000 XEN_TOTAL_TIMEOUT_S=9500.
 comings=$(cat /share/comings 2> /dev/null || echo 16)
 destructions=$(cat /share/destructions 2> /dev/null || echo 3)
 
