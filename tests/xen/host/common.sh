@@ -39,7 +39,7 @@ build_stage() {
     shift 2
     mkdir -p "$cache"
     exec {turn}> "$cache/$name.lock"
-    flock "$turn"
+    flock --nonblock "$turn" || { say "$name: waiting for another that builds it"; flock "$turn"; }
     build_in_turn "$@"
     exec {turn}>&-
 }

@@ -122,7 +122,7 @@ impl<S: Subject> Explorer<S> {
         let wrote = next
             .take(step, writes)
             .map_err(|broken| format!("{broken}\n{}", self.history(origin)))?;
-        // Much of what can happen changes nothing, and to look that up in millions of worlds takes most of the time.
+        // Much of what can happen changes nothing: that needs no look into a table of millions.
         if next != *world {
             self.add(next, origin);
         }
